@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Responses: parsed, validated and told apart."""
+
+from __future__ import annotations
+
+import collections
+
+from .errors import JobError
+
+MAX_VARIANTS = 64  # different response bodies told apart
+CHUNK = 16384  # bytes asked of one recv
+
+
+class Head:
+    """The parsed head of one response."""
+
+    __slots__ = ("close", "length", "size", "status")
+
+    def __init__(self, data: bytes) -> None:
+        end = data.index(b"\r\n\r\n")
+        lines = data[:end].split(b"\r\n")
+        parts = lines[0].split(None, 2)
+        if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit():
+            raise JobError("response", f"not an HTTP/1 response: {data[:60]!r}")
+        self.size = end + 4
+        self.status = int(parts[1])
+        self.length = None  # bytes of body; None: until the peer closes
+        self.close = parts[0] == b"HTTP/1.0"
+        for line in lines[1:]:
+            name, _, value = line.partition(b":")
+            name = name.strip().lower()
+            if name == b"content-length":
+                self.length = int(value)
+            elif name == b"transfer-encoding":
+                raise JobError(
+                    "response",
+                    "the target answers with Transfer-Encoding; this generator needs "
+                    "Content-Length to know when a response is complete",
+                )
+            elif name == b"connection" and b"close" in value.lower():
+                self.close = True
+        if self.status in (204, 304):
+            self.length = 0
+
+
+class Reader:
+    """Validates responses on keep-alive connections.
+
+    The fast path in the loops is one dictionary look-up: ``known`` maps a complete body seen
+    before to its counter. Everything else (first sight, split, oversize or failed responses)
+    comes here.
+    """
+
+    def __init__(self) -> None:
+        self.known = {}  # body -> index into hits
+        self.hits = []
+        self.unnamed = 0  # valid responses too big or too varied to be told apart
+        self.failed = collections.Counter()  # "status 503" -> count
+        self.body_bytes = 0  # of responses counted in `unnamed`
+        self._partial = {}  # fd -> [head or None, bytes so far, missing]
+
+    def feed(self, fd: int, data: bytes):
+        """One more piece for ``fd``; returns None (incomplete), or (good, close)."""
+        partial = self._partial.pop(fd, None)
+        if partial is None or partial[0] is None:
+            if partial is not None:
+                data = partial[1] + data
+            if b"\r\n\r\n" not in data:
+                if len(data) > 65536:
+                    raise JobError("response", "no end of the header within 64 KiB")
+                self._partial[fd] = [None, data, None]
+                return None
+            head = Head(data)
+            body = data[head.size :]
+            if head.length is None:
+                self._partial[fd] = [head, b"", None]
+                return None
+            missing = head.length - len(body)
+        else:
+            head, body, missing = partial
+            if missing is None:
+                self._partial[fd] = partial
+                return None
+            missing -= len(data)
+            if body is not None:
+                body += data
+        if missing > 0:
+            keep = body if body is not None and head.length <= CHUNK else None
+            self._partial[fd] = [head, keep, missing]
+            return None
+        if missing < 0:
+            self.failed["longer than its Content-Length"] += 1
+            return False, True
+        return self._complete(head, body), head.close
+
+    def _complete(self, head: Head, body) -> bool:
+        if not 200 <= head.status < 300:
+            self.failed[f"status {head.status}"] += 1
+            return False
+        if body:
+            index = self.known.get(body)
+            if index is None and len(self.known) < MAX_VARIANTS:
+                index = self.known[body] = len(self.hits)
+                self.hits.append(0)
+            if index is not None:
+                self.hits[index] += 1
+                return True
+        self.unnamed += 1
+        self.body_bytes += head.length
+        return True
+
+    def closed(self, fd: int) -> bool:
+        """The peer closed ``fd``; True when that ended a response that had no length."""
+        partial = self._partial.pop(fd, None)
+        if partial is None:
+            return False
+        head = partial[0]
+        if head is not None and head.length is None:
+            return self._complete(head, None) if head.status >= 300 else False
+        self.failed["closed in the middle of a response"] += 1
+        return False
+
+    def reset(self) -> None:
+        """Forget the counts (end of warm-up), keep what is known of the bodies."""
+        self.hits[:] = [0] * len(self.hits)
+        self.unnamed = 0
+        self.body_bytes = 0
+        self.failed.clear()
+
+    def total(self) -> int:
+        return sum(self.hits) + self.unnamed
+
+    def variants(self) -> list:
+        """[{"head": first bytes of the body as text, "length": bytes, "count": responses}]"""
+        rows = [
+            {
+                "head": body[:80].decode("latin-1"),
+                "length": len(body),
+                "count": self.hits[index],
+            }
+            for body, index in self.known.items()
+        ]
+        if self.unnamed:
+            rows.append({"head": None, "length": None, "count": self.unnamed})
+        return rows
+
+    def bytes_received(self) -> int:
+        return self.body_bytes + sum(
+            len(body) * self.hits[index] for body, index in self.known.items()
+        )

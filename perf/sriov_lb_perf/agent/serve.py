@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The link to the tester: jobs in, reports out."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import select
+
+from . import PROTOCOL
+from .closed import run_closed
+from .connect import run_connect
+from .download import run_download
+from .errors import JobError
+from .facts import run_facts
+from .fetch import run_fetch
+from .open_loop import run_open
+
+
+class Link:
+    """Jobs in, reports out, one JSON object per line."""
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._buffer = b""
+
+    def report(self, kind: str, **fields) -> None:
+        data = (json.dumps({"report": kind, **fields}, separators=(",", ":")) + "\n").encode()
+        while data:
+            data = data[os.write(self._writing, data) :]
+
+    def next_job(self):
+        """The next job, or None when the tester hung up."""
+        while b"\n" not in self._buffer:
+            data = os.read(self._reading, 65536)
+            if not data:
+                return None
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return json.loads(line)
+
+    def watch(self, poller, recvs) -> None:
+        """During a job anything on stdin ends it: a ``stop`` line, or the tester hanging up."""
+        try:
+            poller.register(self._reading, select.EPOLLIN)
+        except (OSError, PermissionError):
+            return  # a file, as in a test: it cannot hang up
+        recvs[self._reading] = self._interrupted
+
+    def _interrupted(self, _size):
+        data = os.read(self._reading, 65536)
+        self._buffer += data
+        if data:
+            line, _, self._buffer = self._buffer.partition(b"\n")
+        raise JobError("stopped", "the tester stopped the job" if data else "the tester hung up")
+
+
+JOBS = {
+    "facts": run_facts,
+    "fetch": run_fetch,
+    "closed": run_closed,
+    "open": run_open,
+    "connect": run_connect,
+    "download": run_download,
+}
+
+
+def serve(reading: int = 0, writing: int = 1) -> int:
+    """Does jobs until the tester hangs up."""
+    link = Link(reading, writing)
+    link.report("hello", protocol=PROTOCOL, python=platform.python_version(), pid=os.getpid())
+    while True:
+        job = link.next_job()
+        if job is None or job.get("job") == "quit":
+            return 0
+        if job.get("job") == "stop":
+            continue  # crossed the end of the job it was meant for
+        try:
+            action = JOBS.get(job.get("job"))
+            if action is None:
+                raise JobError("job", f"unknown job {job.get('job')!r}; known: {sorted(JOBS)}")
+            if job.get("cpu") is not None:
+                os.sched_setaffinity(0, {job["cpu"]})
+            link.report("done", job=job["job"], **action(job, link))
+        except JobError as error:
+            link.report("error", job=job.get("job"), kind=error.kind, message=str(error))
+        except (KeyError, TypeError, ValueError) as error:
+            link.report("error", job=job.get("job"), kind="job", message=f"bad job: {error!r}")
+        except OSError as error:
+            link.report("error", job=job.get("job"), kind="system", message=str(error))
