@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which virtual functions are taken and how many are free, by the services' own books.
+
+No API of Nova says how many VFs a host has left: the PCI tracker's table has no public
+face, and PCI devices that belong to a physical network are not reported to Placement. Two
+things can be asked honestly, and they check each other:
+
+* *Neutron's book* (:func:`bound`): each direct port that is bound carries the host and the
+  PCI slot that Nova claimed for it (``binding:host_id``, ``binding:profile``). It shows what
+  is taken, but a VF that Nova lost would not be missed here.
+* *Nova's book* (:func:`free`): Nova is asked for VFs on one host until it refuses. Each
+  attachment is a claim in the PCI tracker, the refusal ("Failed to claim PCI device") is the
+  tracker's own answer, so the number is exactly what it would grant to an amphora. All of
+  them are given back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from openstack import exceptions as sdk
+from openstack.connection import Connection
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.cloud import networks, servers, sweep
+from sriov_lb_tests.cloud.connect import Clouds
+from sriov_lb_tests.cloud.ledger import Ledger
+from sriov_lb_tests.cloud.networks import Net
+
+#: Nova's own words when the tracker of a host has nothing left for a request.
+REFUSAL = re.compile(r"Failed to claim PCI device|PortBindingFailed|Insufficient compute resources")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A VF that Neutron knows to be in use."""
+
+    host: str
+    slot: str
+    port_id: str
+    name: str
+    physical_network: str
+
+
+def bound(admin: Connection, network_id: str | None = None) -> list[Bound]:
+    """VFs in use, by Neutron's ports; of one network if asked (administrators only)."""
+    query = {"network_id": network_id} if network_id else {}
+    found = []
+    for port in admin.network.ports(**query):
+        profile = port.binding_profile or {}
+        if port.binding_vnic_type == "direct" and profile.get("pci_slot"):
+            found.append(
+                Bound(
+                    port.binding_host_id or "",
+                    profile["pci_slot"],
+                    port.id,
+                    port.name or "",
+                    profile.get("physical_network") or "",
+                )
+            )
+    return sorted(found, key=lambda b: (b.host, b.slot))
+
+
+def doubly_bound(taken: list[Bound]) -> list[tuple[Bound, Bound]]:
+    """Pairs of ports that claim the same VF of the same host: always an error of the cloud."""
+    seen: dict[tuple[str, str], Bound] = {}
+    pairs = []
+    for item in taken:
+        other = seen.setdefault((item.host, item.slot), item)
+        if other is not item:
+            pairs.append((other, item))
+    return pairs
+
+
+@dataclass
+class Probe:
+    """An instance on one host that asks for VFs; the hand that takes them.
+
+    :param limit: never take more than this many; a count that reaches it is a lower bound.
+    """
+
+    clouds: Clouds
+    ledger: Ledger
+    server_id: str
+    host: str
+    net: Net
+    limit: int = 64
+    by: str = "admin"
+    taken: list[str] = field(default_factory=list)
+    slots: list[str] = field(default_factory=list)
+
+    @property
+    def _connection(self) -> Connection:
+        return self.clouds.by(self.by)
+
+    def take(self) -> bool:
+        """Take one VF; False if Nova has none left on this host.
+
+        :raises openstack.exceptions.HttpException: Nova refuses for another reason.
+        """
+        port = networks.create_port(
+            self._connection,
+            self.ledger,
+            self.net,
+            versions=(min(self.net.subnets),),  # Nova plugs no port without an address
+            vnic_type="direct",
+            port_security=False,
+            by=self.by,
+            what="vf-probe",
+        )
+        try:
+            servers.attach(self._connection, self.server_id, port.id)
+        except sdk.HttpException as error:
+            sweep.undo_one(self.ledger, self.clouds, "port", port.id, interval=0.3)
+            if REFUSAL.search(str(error)):
+                return False
+            raise
+        self.taken.append(port.id)
+        found = self._connection.network.get_port(port.id)
+        self.slots.append((found.binding_profile or {}).get("pci_slot") or "")
+        return True
+
+    def fill(self, progress: Callable[[int], None] = lambda _: None) -> int:
+        """Take every VF of the host; returns how many there were."""
+        while len(self.taken) < self.limit and self.take():
+            progress(len(self.taken))
+        return len(self.taken)
+
+    def release(self) -> None:
+        """Give all VFs back, and wait until Nova and Neutron have taken them.
+
+        :raises StuckPending, LeftBehind: they have not.
+        """
+        if not self.taken:
+            return
+        servers.detach(self._connection, self.server_id, self.taken)
+        for port_id in self.taken:
+            sweep.undo_one(self.ledger, self.clouds, "port", port_id, interval=0.3)
+        self.taken.clear()
+        self.slots.clear()
+
+    def free(self) -> int:
+        """How many VFs Nova would grant on this host now.
+
+        :raises CloudError: the host has more than ``limit``: raise it, or the count proves
+            nothing.
+        """
+        try:
+            count = self.fill()
+        finally:
+            self.release()
+        if count >= self.limit:
+            raise errors.CloudError(
+                f"Host {self.host} has {self.limit} free VFs or more on network "
+                f"{self.net.network.name}, so a leak could not be seen.",
+                remedy="Count on a host with fewer VFs, or raise the limit of the count.",
+            )
+        return count
+
+    @contextmanager
+    def exhausted(self) -> Iterator[int]:
+        """A block in which the host has no VF left; yields how many were taken."""
+        try:
+            yield self.fill()
+        finally:
+            self.release()
+
+
+def place_probe(
+    clouds: Clouds,
+    ledger: Ledger,
+    *,
+    host: str,
+    net: Net,
+    image: Any,
+    flavor: Any,
+    limit: int = 64,
+    timeout: float = 300,
+) -> Probe:
+    """Boot the instance that takes VFs on ``host`` (administrators only).
+
+    It has no key and no network of its own: it is a place to plug VFs into.
+    """
+    admin = clouds.by("admin")
+    guest = servers.boot(
+        admin,
+        ledger,
+        image=image,
+        flavor=flavor,
+        ports={},
+        key=None,
+        by="admin",
+        host=host,
+        what=f"vf-probe-{host.split('.')[0]}",
+    )
+    servers.await_active(admin, guest, timeout=timeout)
+    return Probe(clouds, ledger, guest.id, host, net, limit)

@@ -1,0 +1,519 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything a load balancer under test stands on, made or adopted.
+
+Each piece is made when it is first asked for and kept, so a run that needs no client boots
+none. A piece that could not be made is not tried again: everybody who asks gets the same
+error at once, instead of waiting for it once more.
+
+Two ways to the same thing:
+
+* :class:`AdminSite` follows Octavia's document on SR-IOV: host aggregate, private compute
+  flavor, Octavia flavor, provider networks.
+* :class:`AdoptedSite` is given what an administrator prepared, and makes only what a member
+  of a project may make: ports, servers, load balancers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from openstack import exceptions as sdk
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.cloud import loadbalancers, networks, placement, servers
+from sriov_lb_tests.cloud.connect import Clouds
+from sriov_lb_tests.cloud.ledger import Ledger
+from sriov_lb_tests.cloud.loadbalancers import LoadBalancers
+from sriov_lb_tests.cloud.networks import Net
+from sriov_lb_tests.cloud.servers import Guest, Key
+
+T = TypeVar("T")
+
+#: Roles of a guest's ports, in the order the guest gets them.
+ACCESS, VIP, MEMBER = "access", "vip", "member"
+
+
+@dataclass(frozen=True)
+class NetSettings:
+    """A provider network to be made. A CIDR may be "" for "none of that IP version"."""
+
+    physical_network: str = ""
+    network_type: str = "flat"
+    segmentation_id: int = 0
+    cidr_v4: str = ""
+    cidr_v6: str = ""
+
+
+@dataclass(frozen=True)
+class AdoptSettings:
+    """Ids of what exists; empty ones are made, or done without."""
+
+    sriov_flavor_id: str = ""
+    normal_flavor_id: str = ""
+    vip_network_id: str = ""
+    vip_subnet_ids: tuple[str, ...] = ()
+    member_network_id: str = ""
+    member_subnet_ids: tuple[str, ...] = ()
+    client_ids: tuple[str, ...] = ()
+    member_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a site needs to know; plain data, so that any program can build one."""
+
+    access_network: str
+    guest_image: str
+    guest_flavor: str
+    key_folder: Path
+    member_image: str = ""
+    member_flavor: str = ""
+    floating_network: str = ""
+    vip: NetSettings = field(default_factory=NetSettings)
+    member: NetSettings = field(default_factory=NetSettings)
+    octavia_project: str = "service"
+    hosts: tuple[str, ...] = ()
+    aggregate_properties: Mapping[str, str] = field(default_factory=dict)
+    flavor_properties: Mapping[str, str] = field(default_factory=dict)
+    amphora_ram: int = 1024
+    amphora_disk: int = 3
+    amphora_vcpus: int = 1
+    amphora_image_tag: str = ""
+    topology: str = "SINGLE"
+    allow_member_sriov: bool = False
+    adopt: AdoptSettings = field(default_factory=AdoptSettings)
+    lb_build_timeout: float = 300
+    lb_change_timeout: float = 120
+    server_build_timeout: float = 300
+    delete_timeout: float = 300
+    interval: float = 1.0
+
+
+def once(make: Callable[[Any], T]) -> property:
+    """A property made at the first look; a failure is kept too and raised again."""
+
+    @functools.wraps(make)
+    def look(self: Site) -> T:
+        name = make.__name__
+        if name in self._failures:
+            raise self._failures[name]
+        if name not in self._made:
+            try:
+                self._made[name] = make(self)
+            except (errors.SriovLbError, sdk.SDKException) as error:
+                self._failures[name] = error
+                raise
+        return self._made[name]
+
+    return property(look)
+
+
+class Site:
+    """The pieces that both modes make in the same way."""
+
+    def __init__(self, settings: Settings, clouds: Clouds, ledger: Ledger) -> None:
+        self.settings = settings
+        self.clouds = clouds
+        self.ledger = ledger
+        self.lbs = LoadBalancers(
+            clouds,
+            ledger,
+            timeout=settings.lb_build_timeout,
+            change_timeout=settings.lb_change_timeout,
+            interval=settings.interval,
+        )
+        self._made: dict[str, Any] = {}
+        self._failures: dict[str, Exception] = {}
+        self._members: list[Guest] = []
+
+    # --- what the two modes differ in ---
+
+    vip_net: Any
+    member_net: Any
+    sriov_flavor_id: Any
+    normal_flavor_id: Any
+
+    @property
+    def port_by(self) -> str:
+        """Who makes the guests' ports."""
+        return "member"
+
+    # --- guests ---
+
+    @once
+    def access_net(self) -> Net:
+        """The network that guests are reached on."""
+        name = self.settings.access_network
+        found = self.clouds.member.network.find_network(name, ignore_missing=True)
+        if found is None:
+            raise errors.ResourceMissing(
+                f"Network {name!r} ([sriov_lb] access_network) does not exist or is not visible."
+            )
+        return networks.adopt(self.clouds.member, found.id, "[sriov_lb] access_network")
+
+    @once
+    def key(self) -> Key:
+        return servers.create_key(self.clouds.member, self.ledger, self.settings.key_folder)
+
+    @once
+    def security_group(self) -> Any:
+        return networks.create_security_group(self.clouds.member, self.ledger, networks.OPEN)
+
+    @once
+    def guest_image(self) -> Any:
+        return placement.find_image(
+            self.clouds.member, self.settings.guest_image, "[sriov_lb] guest_image"
+        )
+
+    @once
+    def guest_flavor(self) -> Any:
+        return placement.find_flavor(
+            self.clouds.member, self.settings.guest_flavor, "[sriov_lb] guest_flavor"
+        )
+
+    @once
+    def member_image(self) -> Any:
+        name = self.settings.member_image
+        if not name:
+            return self.guest_image
+        return placement.find_image(self.clouds.member, name, "[sriov_lb] member_image")
+
+    @once
+    def member_flavor(self) -> Any:
+        name = self.settings.member_flavor
+        if not name:
+            return self.guest_flavor
+        return placement.find_flavor(self.clouds.member, name, "[sriov_lb] member_flavor")
+
+    def ask_client(self, vnic_type: str = "direct") -> Guest:
+        """Ask for a client with that kind of port on the VIP network; does not wait.
+
+        Its port has two addresses of each IP version: one to be allowed, one to be denied.
+        """
+        access = self._access_port("client-access")
+        direct = vnic_type == "direct"
+        request = {
+            "versions": (4, 6),
+            "vnic_type": vnic_type,
+            "addresses_each": 2,
+            "what": f"client-{vnic_type}",
+        }
+        try:
+            # Crafted sources and MACs must get past the port.
+            vip = networks.create_port(
+                self.clouds.member, self.ledger, self.vip_net, port_security=False, **request
+            )
+        except sdk.ForbiddenException:
+            # Not the owner of the network: its own addresses are all it may send from.
+            vip = networks.create_port(
+                self.clouds.member,
+                self.ledger,
+                self.vip_net,
+                security_groups=None if direct else [self.security_group],
+                **request,
+            )
+        return self._boot(
+            {ACCESS: access, VIP: vip}, self.guest_image, self.guest_flavor, f"client-{vnic_type}"
+        )
+
+    def ask_member(self, number: int, place: str = "own") -> Guest:
+        """Ask for a member server, on the member network or (``vip``) the VIP's."""
+        access = self._access_port(f"member{number}-access")
+        port = networks.create_port(
+            self.clouds.member,
+            self.ledger,
+            self.vip_net if place == "vip" else self.member_net,
+            security_groups=[self.security_group],
+            what=f"member{number}-{place}",
+        )
+        return self._boot(
+            {ACCESS: access, MEMBER: port},
+            self.member_image,
+            self.member_flavor,
+            f"member{number}",
+        )
+
+    def await_guest(self, guest: Guest) -> Guest:
+        """Wait until a guest is ACTIVE, and give it its floating address if it needs one."""
+        servers.await_active(
+            self.clouds.member, guest, timeout=self.settings.server_build_timeout
+        )
+        if self.settings.floating_network and guest.floating_address is None:
+            external = self.clouds.member.network.find_network(
+                self.settings.floating_network, ignore_missing=True
+            )
+            if external is None:
+                raise errors.ResourceMissing(
+                    f"Network {self.settings.floating_network!r} ([sriov_lb] floating_network) "
+                    "does not exist or is not visible."
+                )
+            guest.floating_address = servers.create_floating_address(
+                self.clouds.member, self.ledger, external, guest.ports[ACCESS]
+            )
+        return guest
+
+    def _access_port(self, what: str) -> Any:
+        return networks.create_port(
+            self.clouds.member,
+            self.ledger,
+            self.access_net,
+            versions=(4,) if 4 in self.access_net.subnets else (6,),
+            security_groups=[self.security_group],
+            what=what,
+        )
+
+    def _boot(self, ports: dict[str, Any], image: Any, flavor: Any, what: str) -> Guest:
+        guest = servers.boot(
+            self.clouds.member,
+            self.ledger,
+            image=image,
+            flavor=flavor,
+            ports=ports,
+            key=self.key,
+            what=what,
+        )
+        guest.nets = {ACCESS: self.access_net, VIP: self.vip_net}
+        return guest
+
+    # --- load balancers ---
+
+    def ask_load_balancer(
+        self,
+        kind: str = "sriov",
+        *,
+        versions: tuple[int, ...] = (4,),
+        what: str | None = None,
+        **attributes: Any,
+    ) -> Any:
+        """Ask for a load balancer; does not wait.
+
+        :param kind: ``sriov`` or ``normal``.
+        :param versions: IP versions of its VIPs, the first is the VIP.
+        """
+        subnets = [self.vip_net.subnet(version).id for version in versions]
+        flavor = self.sriov_flavor_id if kind == "sriov" else self.normal_flavor_id
+        return self.lbs.create(
+            subnet_id=subnets[0],
+            flavor_id=flavor,
+            additional_subnet_ids=subnets[1:],
+            what=what or kind,
+            **attributes,
+        )
+
+
+class AdminSite(Site):
+    """A site made as Octavia's document on SR-IOV says, by an administrator."""
+
+    @once
+    def hosts(self) -> list[str]:
+        """The hosts that go into the aggregate."""
+        admin = self.clouds.by("admin")
+        if not self.settings.hosts:
+            return placement.sriov_hosts(admin, self.settings.vip.physical_network)
+        placement.require_hosts(admin, self.settings.hosts)
+        return sorted(self.settings.hosts)
+
+    @once
+    def aggregate(self) -> Any:
+        return placement.create_aggregate(
+            self.clouds.by("admin"), self.ledger, self.hosts, self.settings.aggregate_properties
+        )
+
+    @once
+    def octavia_project_id(self) -> str:
+        return placement.octavia_project(self.clouds.by("admin"), self.settings.octavia_project)
+
+    @once
+    def compute_flavor(self) -> Any:
+        """The private compute flavor whose properties lead to the aggregate."""
+        _ = self.aggregate
+        return self.make_compute_flavor(self.settings.aggregate_properties, "amphora")
+
+    def make_compute_flavor(self, properties: Mapping[str, str], what: str) -> Any:
+        """A compute flavor of the amphora's size that only Octavia may use."""
+        return placement.create_compute_flavor(
+            self.clouds.by("admin"),
+            self.ledger,
+            project_id=self.octavia_project_id,
+            properties={**self.settings.flavor_properties, **properties},
+            ram=self.settings.amphora_ram,
+            disk=self.settings.amphora_disk,
+            vcpus=self.settings.amphora_vcpus,
+            what=what,
+        )
+
+    def flavor_data(self, compute_flavor_id: str, *, sriov: bool) -> dict[str, Any]:
+        """A flavor profile; the twins' differ in ``sriov_vip`` and in nothing else."""
+        data: dict[str, Any] = {
+            "compute_flavor": compute_flavor_id,
+            "loadbalancer_topology": self.settings.topology,
+            "sriov_vip": sriov,
+        }
+        if self.settings.allow_member_sriov:
+            data["allow_member_sriov"] = True
+        return data
+
+    @once
+    def sriov_flavor_id(self) -> str:
+        if self.settings.amphora_image_tag:
+            placement.require_tagged_image(
+                self.clouds.by("admin"), self.settings.amphora_image_tag
+            )
+        return loadbalancers.create_flavor(
+            self.clouds.by("admin"),
+            self.ledger,
+            self.flavor_data(self.compute_flavor.id, sriov=True),
+            what="sriov",
+            description="A load balancer whose VIP is on a virtual function.",
+        ).id
+
+    @once
+    def normal_flavor_id(self) -> str:
+        return loadbalancers.create_flavor(
+            self.clouds.by("admin"),
+            self.ledger,
+            self.flavor_data(self.compute_flavor.id, sriov=False),
+            what="normal",
+            description="The same load balancer on a virtual port.",
+        ).id
+
+    @once
+    def vip_net(self) -> Net:
+        return self._net(self.settings.vip, "vip")
+
+    @once
+    def member_net(self) -> Net:
+        return self._net(self.settings.member, "member")
+
+    def _net(self, wanted: NetSettings, what: str) -> Net:
+        admin = self.clouds.by("admin")
+        project = str(self.clouds.member.current_project_id)
+        net = Net(
+            networks.create_provider_network(
+                admin,
+                self.ledger,
+                project_id=project,
+                physical_network=wanted.physical_network,
+                network_type=wanted.network_type,
+                segmentation_id=wanted.segmentation_id,
+                what=what,
+            )
+        )
+        for version, cidr in ((4, wanted.cidr_v4), (6, wanted.cidr_v6)):
+            if cidr:
+                net.subnets[version] = networks.create_subnet(
+                    admin, self.ledger, net.network, cidr, by="admin", project_id=project, what=what
+                )
+        return net
+
+
+class AdoptedSite(Site):
+    """A site that an administrator prepared."""
+
+    @once
+    def vip_net(self) -> Net:
+        adopt = self.settings.adopt
+        return self._net(
+            adopt.vip_network_id,
+            adopt.vip_subnet_ids,
+            "[sriov_lb] adopt_vip_network_id",
+            "[sriov_lb] adopt_vip_subnet_ids",
+        )
+
+    @once
+    def member_net(self) -> Net:
+        adopt = self.settings.adopt
+        if not adopt.member_network_id:
+            return self.vip_net
+        return self._net(
+            adopt.member_network_id,
+            adopt.member_subnet_ids,
+            "[sriov_lb] adopt_member_network_id",
+            "[sriov_lb] adopt_member_subnet_ids",
+        )
+
+    @once
+    def sriov_flavor_id(self) -> str:
+        return self._flavor(
+            self.settings.adopt.sriov_flavor_id, "[sriov_lb] adopt_sriov_flavor_id"
+        )
+
+    @once
+    def normal_flavor_id(self) -> str | None:
+        wanted = self.settings.adopt.normal_flavor_id
+        return self._flavor(wanted, "[sriov_lb] adopt_normal_flavor_id") if wanted else None
+
+    def ask_client(self, vnic_type: str = "direct") -> Guest:
+        ids = self.settings.adopt.client_ids
+        if not ids:
+            return super().ask_client(vnic_type)
+        guest = self._adopt_guest(ids[0], "[sriov_lb] adopt_client_ids")
+        if VIP not in guest.ports:
+            raise errors.ResourceMissing(
+                f"Server {guest.name} ({guest.id}, [sriov_lb] adopt_client_ids) has no port on "
+                f"the VIP network {self.vip_net.id}.",
+                remedy="Attach one, or name another server.",
+            )
+        return guest
+
+    def ask_member(self, number: int, place: str = "own") -> Guest:
+        ids = self.settings.adopt.member_ids
+        if not ids:
+            return super().ask_member(number, place)
+        if number > len(ids):
+            raise errors.ResourceMissing(
+                f"Member {number} is needed; [sriov_lb] adopt_member_ids names {len(ids)}.",
+                remedy="Name as many servers as the tests need (2), or none.",
+            )
+        guest = self._adopt_guest(ids[number - 1], "[sriov_lb] adopt_member_ids")
+        if MEMBER not in guest.ports:
+            raise errors.ResourceMissing(
+                f"Server {guest.name} ({guest.id}, [sriov_lb] adopt_member_ids) has no port on "
+                f"the member network {self.member_net.id}."
+            )
+        return guest
+
+    def await_guest(self, guest: Guest) -> Guest:
+        if self.ledger.find("server", guest.id) is None:
+            return guest  # adopted: it runs already
+        return super().await_guest(guest)
+
+    def _adopt_guest(self, server_id: str, option: str) -> Guest:
+        nets = {ACCESS: self.access_net, VIP: self.vip_net, MEMBER: self.member_net}
+        return servers.adopt(self.clouds.member, server_id, nets, option)
+
+    def _flavor(self, flavor_id: str, option: str) -> str:
+        try:
+            flavor = self.clouds.member.load_balancer.get_flavor(flavor_id)
+        except sdk.NotFoundException as error:
+            raise errors.ResourceMissing(
+                f"Octavia flavor {flavor_id!r} ({option}) does not exist."
+            ) from error
+        if not flavor.is_enabled:
+            raise errors.ResourceMissing(
+                f"Octavia flavor {flavor.name} ({flavor_id}, {option}) is not enabled.",
+                remedy="openstack loadbalancer flavor set --enable FLAVOR",
+            )
+        return flavor.id
+
+    def _net(self, network_id: str, subnet_ids: tuple[str, ...], option: str, subs: str) -> Net:
+        net = networks.adopt(self.clouds.member, network_id, option)
+        if subnet_ids:
+            net.subnets = {}
+            for subnet_id in subnet_ids:
+                try:
+                    subnet = self.clouds.member.network.get_subnet(subnet_id)
+                except sdk.NotFoundException as error:
+                    raise errors.ResourceMissing(
+                        f"Subnet {subnet_id!r} ({subs}) does not exist or is not visible."
+                    ) from error
+                if subnet.network_id != net.id:
+                    raise errors.ResourceMissing(
+                        f"Subnet {subnet_id} ({subs}) is not on network {net.id} ({option})."
+                    )
+                net.subnets.setdefault(subnet.ip_version, subnet)
+        return net
