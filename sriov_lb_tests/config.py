@@ -67,7 +67,7 @@ RUN = [
         help="YAML file with the signatures of Octavia defects that are already known. A failure "
         "that matches is still a failure, but the report names the defect instead of leaving "
         "you to find it. Empty: the list that comes with the plugin. Example: "
-        "/etc/tempest/sriov-lb-defects.yaml",
+        "/etc/tempest/defects.yaml",
     ),
 ]
 
@@ -345,8 +345,10 @@ GUESTS = [
         help="Name or address of the ssh proxy. Needed where a connect method is jump. "
         "Example: bastion.example.org",
     ),
-    cfg.PortOpt("jump_port", default=22, help="TCP port of the ssh proxy. Example: 2222"),
-    cfg.StrOpt("jump_user", default="", help="User on the ssh proxy. Example: stack"),
+    cfg.PortOpt(
+        "jump_port", default=22, help="TCP port that the ssh proxy listens on. Example: 2222"
+    ),
+    cfg.StrOpt("jump_user", default="", help="User to log in as on the ssh proxy. Example: stack"),
     cfg.StrOpt(
         "jump_key_file",
         default="",

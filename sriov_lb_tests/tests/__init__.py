@@ -16,7 +16,7 @@ def load_tests(loader, standard_tests, pattern):
 
     :param pattern: ignored; what is a test module here is settled by its name, test_*.
     """
-    for name in _test_modules():
+    for name in _names():
         try:
             module = __import__(name, fromlist=["*"])
         except unittest.SkipTest as skipped:
@@ -30,10 +30,10 @@ def load_tests(loader, standard_tests, pattern):
     return standard_tests
 
 
-def _test_modules():
-    """Full names of the modules test_* in this package and below, sorted."""
+def _names():
+    """Full names of the modules test_* here and below, and of packages that cannot be entered."""
     found = []
-    for entry in pkgutil.walk_packages(__path__, f"{__name__}.", onerror=lambda name: None):
+    for entry in pkgutil.walk_packages(__path__, f"{__name__}.", onerror=found.append):
         if not entry.ispkg and entry.name.rpartition(".")[2].startswith("test_"):
             found.append(entry.name)
     return sorted(found)
