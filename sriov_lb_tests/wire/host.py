@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from sriov_lb_tests import errors
-from sriov_lb_tests.wire.session import AgentSession
+from sriov_lb_tests.wire.session import AgentSession, Channel
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,13 @@ class Host(Protocol):
         """
         ...
 
+    def open_channel(self, argv: Sequence[str], *, root: bool = False) -> Channel:
+        """Start a command and talk to it: bytes to its stdin, bytes from its stdout.
+
+        ``send`` and ``receive`` of the channel may be called from two threads at once.
+        """
+        ...
+
     def open_agent(self, *, netns: str | None = None) -> AgentSession:
         """Start the agent there as root, in the network namespace ``netns`` if given.
 
@@ -134,21 +141,24 @@ class Host(Protocol):
 class AgentHost:
     """What both implementations share: one agent, opened when first needed.
 
-    A subclass provides ``name``, ``run`` and ``_open_channel(argv)``.
+    A subclass provides ``name``, ``run`` and ``open_channel``.
     """
 
     name: str
     _agent: AgentSession | None = None
 
-    def _open_channel(self, argv: Sequence[str]):
+    def open_channel(self, argv: Sequence[str], *, root: bool = False) -> Channel:
         raise NotImplementedError
+
+    def _open_channel(self, argv: Sequence[str]) -> Channel:
+        return self.open_channel(argv)
 
     def open_agent(self, *, netns: str | None = None) -> AgentSession:
         from sriov_lb_tests.wire import session
 
         prefix = ["ip", "netns", "exec", netns] if netns else []
         where = f"{self.name} (namespace {netns})" if netns else self.name
-        return session.start(where, self._open_channel([*prefix, *session.COMMAND]))
+        return session.start(where, self.open_channel([*prefix, *session.COMMAND], root=True))
 
     @property
     def agent(self) -> AgentSession:

@@ -102,5 +102,5 @@ class NamespaceHost(AgentHost):
         )
         return result.checked(self.name) if check else result
 
-    def _open_channel(self, argv: Sequence[str]) -> PipeChannel:
+    def open_channel(self, argv: Sequence[str], *, root: bool = False) -> PipeChannel:
         return PipeChannel([*self._prefix, *argv])

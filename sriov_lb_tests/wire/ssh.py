@@ -23,6 +23,9 @@ LOG = logging.getLogger(__name__)
 #: up. Later a refusal is final, however much of the deadline is left.
 KEY_GRACE = 20.0
 
+#: Seconds after which a peer that takes no more input is given up.
+SEND_STALL = 60.0
+
 
 class Pins:
     """Host keys of one run, by the name the caller gives a host; kept in a file of the run.
@@ -81,8 +84,18 @@ class SshChannel:
         self._said = b""
 
     def send(self, data: bytes) -> None:
-        self._channel.settimeout(60.0)
-        self._channel.sendall(data)
+        # Not sendall(): its timeout is the one receive() sets, maybe in another thread, and what
+        # it sent before it timed out is not known.
+        view, stalled = memoryview(data), time.monotonic()
+        while view:
+            try:
+                sent = self._channel.send(view)
+            except socket.timeout:  # noqa: UP041 (paramiko's own on Python 3.10)
+                sent = 0
+            if sent:
+                view, stalled = view[sent:], time.monotonic()
+            elif time.monotonic() - stalled > SEND_STALL:
+                raise TimeoutError(f"the guest took no input for {SEND_STALL:g} s")
 
     def receive(self, size: int, timeout: float) -> bytes:
         self._channel.settimeout(timeout)
@@ -324,9 +337,9 @@ class SshHost(AgentHost):
             while part := channel.recv_stderr(1 << 16):
                 outputs["err"] += part
 
-    def _open_channel(self, argv: Sequence[str]) -> SshChannel:
+    def open_channel(self, argv: Sequence[str], *, root: bool = False) -> SshChannel:
         channel = self._open()
-        channel.exec_command(shlex.join(self._as_root(argv)))
+        channel.exec_command(shlex.join(self._as_root(argv) if root else argv))
         return SshChannel(channel)
 
     def close(self) -> None:
