@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import openstack
+from keystoneauth1.exceptions import ClientException
 from openstack import exceptions
 
 from sriov_lb_lab import certificates, files
@@ -52,14 +53,19 @@ def main() -> None:
     settings = Settings.from_dict(json.loads(source.read_text()))
     certificates.make(Path(octavia.CERTIFICATES), settings.passwords["ca_passphrase"])
     _keystone(settings)
-    admin = _connection(settings, "admin", settings.passwords["admin"], "admin")
-    _identity(admin, settings)
+    _identity(_admin(settings), settings)
+    # A new connection: the first one's token carries a catalogue without these endpoints.
+    admin = _admin(settings)
     for step in (_networks, _images, _flavors):
         step(admin, settings)
     _octavia_key(settings)
     files.write(Path(ETC), octavia.files(settings))
     source.write_text(json.dumps(settings.as_dict(), indent=1))
     Path(BOOTSTRAPPED).touch()
+
+
+def _admin(settings: Settings) -> openstack.connection.Connection:
+    return _connection(settings, "admin", settings.passwords["admin"], "admin")
 
 
 def _connection(
@@ -97,7 +103,7 @@ def _patiently(call: Callable[[], object], what: str, timeout: float = 90) -> ob
     while True:
         try:
             return call()
-        except (exceptions.SDKException, OSError) as error:
+        except (exceptions.SDKException, ClientException, OSError) as error:
             status = getattr(error, "status_code", None) or getattr(error, "http_status", None)
             if time.monotonic() > deadline or (status and status < 500):
                 raise SystemExit(f"bootstrap: {what}: {error}") from error

@@ -56,9 +56,10 @@ def _http(url: str) -> str:
 
 
 def _cloud(hosts: dict[str, Any]) -> dict[str, str]:
-    cloud = openstack.connect(
-        cloud="lab-admin", load_envvars=False, config_files=[str(INSIDE_LAB / "clouds.yaml")]
+    known = openstack.config.OpenStackConfig(
+        config_files=[str(INSIDE_LAB / "clouds.yaml")], load_envvars=False
     )
+    cloud = openstack.connection.Connection(config=known.get_one("lab-admin"))
     unwell = {}
     seen: dict[str, dict[str, bool]] = {host.name: {} for host in HOSTS}
     for service in cloud.compute.services():

@@ -123,6 +123,8 @@ class Lab:
             for folder in (f"hosts/{host.name}/nova", f"instances/{host.name}"):
                 (paths.lab / folder).mkdir(parents=True)
         files.write(paths.lab / "etc", template.etc(made))
+        # Nova's WSGI entry point wants its paste file beside nova.conf.
+        shutil.copy(trees["stack"] / "etc/nova/api-paste.ini", paths.lab / "etc/nova")
         files.write_one(paths.lab / "settings.json", json.dumps(made.as_dict(), indent=1))
         return made
 

@@ -11,4 +11,7 @@ import os
 
 from octavia.api import app
 
-application = app.setup_app(argv=["--config-file", os.environ["SRIOV_LB_LAB_OCTAVIA_CONF"]])
+# argv[0] is the program, as everywhere.
+application = app.setup_app(
+    argv=["octavia-api", "--config-file", os.environ["SRIOV_LB_LAB_OCTAVIA_CONF"]]
+)

@@ -62,8 +62,8 @@ def logging() -> dict[str, object]:
 
 
 def messaging() -> dict[str, object]:
-    """The section [oslo_messaging_rabbit]: quick detection of a dead broker, no fan of queues."""
-    return {"heartbeat_in_pthread": False, "rabbit_retry_interval": 1, "rabbit_quorum_queue": False}
+    """The section [oslo_messaging_rabbit]: services start before the broker, so ask often."""
+    return {"rabbit_retry_interval": 1}
 
 
 def database(connection: str) -> dict[str, object]:

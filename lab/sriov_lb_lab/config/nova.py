@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 from sriov_lb_lab.config import ini
-from sriov_lb_lab.paths import INSIDE_LAB, INSIDE_STACK
+from sriov_lb_lab.paths import INSIDE_LAB
 from sriov_lb_lab.settings import CONTROLLER, HOSTS, Host, Settings
 
 # ComputeCapabilitiesFilter, on by default in Nova, is left out on purpose: it compares every
@@ -58,7 +58,6 @@ def _control(settings: Settings) -> dict[str, dict[str, object]]:
         "api_database": ini.database(settings.database("nova_api")),
         "database": ini.database(settings.database("nova")),
         "api": {"auth_strategy": "keystone"},
-        "wsgi": {"api_paste_config": f"{INSIDE_STACK}/etc/nova/api-paste.ini"},
         "keystone_authtoken": ini.token_validation(settings, "nova"),
         "conductor": {"workers": 1},
         "scheduler": {"workers": 1, "discover_hosts_in_cells_interval": 3},
