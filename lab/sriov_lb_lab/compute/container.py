@@ -154,8 +154,8 @@ class Container:
     def start(self) -> None:
         """Boot it, unless it runs."""
         if self.state() is State.SHUTDOWN:
-            self.prepare()
             try:
+                self.prepare()
                 self.launch()
             except BaseException:
                 self.stop(0)

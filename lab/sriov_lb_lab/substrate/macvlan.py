@@ -55,7 +55,9 @@ class Macvlan(Substrate):
             self._await_free_mac(staged)
             run("ip", "link", "set", "dev", staged, "netns", attachment.netns, "name", name)
         except BaseException:
-            links.delete(staged)
+            # The kernel moves first and renames then: with the name taken it is in the guest.
+            if not links.delete(staged):
+                self._unplug(attachment)
             raise
 
     def _await_free_mac(self, staged: str) -> None:
