@@ -100,9 +100,7 @@ def transfer(host: SimulatedHost, host_file: HostFile) -> None:
     for name, address in (("ens3", "192.0.2.11"), ("ens4", "192.0.2.12")):
         in_guest(one, "ip", "addr", "add", f"{address}/24", "dev", name)
         in_guest(one, "ip", "link", "set", name, "up")
-        in_guest(
-            one, "systemd-run", "--quiet", "--", "python3", "-c", server.format(address)
-        )
+        in_guest(one, "systemd-run", "--quiet", "--", "python3", "-c", server.format(address))
         await_true(lambda a=address: f"{a}:9" in in_guest(one, "ss", "-ltnH"), 10)
         received = run(
             sys.executable,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A simulated host to try instances on, in namespaces of its own.
 
-To be started by :func:`unshared`; everything it makes ends with its first process. The scenarios it runs
-are the functions of ``scenarios.py``.
+To be started by :func:`unshared`; everything it makes ends with its first process. The scenarios
+it runs are the functions of ``scenarios.py``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class SimulatedHost:
         self.run_folder = Path("/run/lab/compute-1")
         self.ovs_db = f"unix:{self.run_folder}/ovs/db.sock"
         # Known to whoever started us, who removes what is left of it.
-        self.cgroup = os.environ.get("TEST_CGROUP") or f"sriov-lb-lab-test-{time.time_ns() % 10**12}"
+        self.cgroup = (
+            os.environ.get("TEST_CGROUP") or f"sriov-lb-lab-test-{time.time_ns() % 10**12}"
+        )
 
     def start(self) -> HostFile:
         """Make it, and return its host file."""
