@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job, once, on this machine: a lab, the tests in it, a comparison, the verdicts.
+
+Everything it writes is in ``demo/`` of the checkout; the lab stays up for a look around.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from show import Failed, Steps
+from tester import Tester
+
+REGEX = "sriov_lb"
+# Tempest's tests are I/O-bound, but the lab's amphorae share this machine's CPUs.
+WORKERS = "2"
+
+
+class Demo:
+    """One run of it.
+
+    :param octavia: the Octavia release; "" for the lab's default.
+    """
+
+    def __init__(self, root: Path, tester: Tester, steps: Steps, octavia: str = "") -> None:
+        self.root = root
+        self.tester = tester
+        self.steps = steps
+        self.octavia = octavia
+        self.folder = root / "demo"
+        self.run_id = time.strftime("demo-%m%d-%H%M%S")
+        self.artifacts = self.folder / "artifacts"
+        self.results = self.artifacts / self.run_id
+
+    def run(self) -> int:
+        """Do everything; returns the exit status, 0 if every promise held."""
+        facts = self.lab_up()
+        workspace = self.workspace(Path(facts["tempest_conf"]))
+        self.cleanup("left by an earlier run that was killed")
+        try:
+            failed = self.tempest(workspace)
+            failed |= self.compare()
+        finally:
+            self.steps.say(f"artifacts: {self.results}")
+        self.verdicts()
+        self.closing_words(failed)
+        return int(failed)
+
+    # --- the steps ----------------------------------------------------------------------------
+
+    def lab_up(self) -> dict[str, str]:
+        """Start the lab, or use the one that runs; returns its facts."""
+        extra = self.root / "etc" / "lab.tempest.conf"
+        release = ["--octavia", self.octavia] if self.octavia else []
+        self.steps.say("the lab: a genuine OpenStack, in namespaces of its own")
+        status = self._show(["sriov-lb-lab", "up", *release, "--tempest-extra", str(extra)])
+        if status:
+            raise Failed(
+                "The lab did not come up; what it says is above. `sriov-lb-lab status` names the "
+                "service, `sriov-lb-lab logs SERVICE` shows its log."
+            )
+        told = subprocess.run(
+            [str(self.tester.bin / "sriov-lb-lab"), "status", "--json"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+        return json.loads(told)["facts"]
+
+    def workspace(self, lab_conf: Path) -> Path:
+        """A Tempest workspace for the lab, not registered in the user's home."""
+        folder = self.folder / "workspace"
+        shutil.rmtree(folder, ignore_errors=True)
+        registry = self.folder / "workspaces.yaml"
+        registry.unlink(missing_ok=True)
+        self._quiet(["tempest", "init", "--workspace-path", str(registry), str(folder)])
+        # The lab wrote a section [sriov_lb] from etc/lab.tempest.conf; what belongs to this
+        # run goes to its end, which is inside that section.
+        text = lab_conf.read_text().rstrip("\n") + "\n"
+        text += f"run_id = {self.run_id}\nartifacts_dir = {self.artifacts}\n"
+        (folder / "etc" / "tempest.conf").write_text(text)
+        return folder
+
+    def tempest(self, workspace: Path) -> bool:
+        """`tempest run` in the lab; True if anything failed."""
+        argv = ["tempest", "run", "--regex", REGEX, "--concurrency", WORKERS]
+        self.steps.say(" ".join(argv))
+        return bool(self._show(self._in_lab(argv), cwd=workspace))
+
+    def compare(self) -> bool:
+        """A short A/B of the SR-IOV load balancer and its normal twin; True if it failed."""
+        argv = ["sriov-lb-perf", "compare", "--profile", "smoke"]
+        argv += ["--artifacts", str(self.results)]
+        self.steps.say(" ".join(argv))
+        return bool(self._show(self._in_lab(argv)))
+
+    def verdicts(self) -> None:
+        """The table requirement, verdict, evidence, and the page of the report."""
+        self._show(["sriov-lb", "verdicts", str(self.results)])
+
+    def cleanup(self, why: str) -> None:
+        """Undo what the journals say is not undone yet."""
+        journals = self.artifacts / "journal"
+        if journals.is_dir() and any(journals.iterdir()):
+            self.steps.say(f"cleaning up what was {why}")
+            self._show(self._in_lab(["sriov-lb", "cleanup", "--journal-dir", str(journals)]))
+
+    def closing_words(self, failed: bool) -> None:
+        command = self.tester.bin / "sriov-lb-lab"
+        self.steps.say("done; not every promise held" if failed else "done; every promise held")
+        print(
+            f"\nThe lab is still up. Look around:\n"
+            f"    {command} exec -- openstack loadbalancer list\n"
+            f"    {command} status\n"
+            f"Take it down with `make demo-down`. Its caches stay: the next `make demo` is quick."
+        )
+
+    def interrupted(self) -> None:
+        """What to say after Ctrl-C."""
+        print(
+            f"\nInterrupted. The lab may still be up, with load balancers of this run in it.\n"
+            f"`make demo` starts again and first undoes what is left; `make demo-down` ends the\n"
+            f"lab and with it everything in it. Artifacts so far: {self.results}"
+        )
+
+    # --- running commands -----------------------------------------------------------------------
+
+    def _in_lab(self, argv: list[str]) -> list[str]:
+        return ["sriov-lb-lab", "exec", "--", str(self.tester.bin / argv[0]), *argv[1:]]
+
+    def _show(self, argv: list[str], cwd: Path | None = None) -> int:
+        program = str(self.tester.bin / argv[0])
+        env = {**self.tester.environment(), "PYTHONUNBUFFERED": "1"}
+        return subprocess.run([program, *argv[1:]], cwd=cwd, env=env).returncode
+
+    def _quiet(self, argv: list[str]) -> None:
+        program = str(self.tester.bin / argv[0])
+        done = subprocess.run(
+            [program, *argv[1:]],
+            env=self.tester.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode:
+            raise Failed(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout}")
+
+
+def need_root(what: str) -> None:
+    """:raises Failed: the user is not root."""
+    if os.geteuid() != 0:
+        raise Failed(f"{what} makes namespaces and mounts, which needs root: sudo make ...")
