@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wait for what a service needs, then become that service.
 
-``python3 awaits.py tcp:HOST:PORT file:PATH socket:PATH ... -- COMMAND ...`` (standard library only, because it
-stands before every service of the lab and should cost nothing).
+``python3 awaits.py tcp:HOST:PORT file:PATH socket:PATH ... -- COMMAND ...`` (standard library
+only, because it stands before every service of the lab and should cost nothing).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cloud's first resources, made through its own APIs; run inside the lab.
 
-``python -m sriov_lb_lab.bootstrap`` reads /var/lib/lab/settings.json, makes users, roles, endpoints, images,
-flavors, networks and key pairs, writes the completed octavia.conf and settings.json, and last of all the
-marker file that the remaining services wait for.
+``python -m sriov_lb_lab.bootstrap`` reads /var/lib/lab/settings.json, makes users, roles,
+endpoints, images, flavors, networks and key pairs, writes the completed octavia.conf and
+settings.json, and two marker files that services wait for: one when users and endpoints exist, one
+at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from openstack import exceptions
 from sriov_lb_lab import certificates, files
 from sriov_lb_lab.config import ini, octavia
 from sriov_lb_lab.paths import INSIDE_LAB
-from sriov_lb_lab.programs import BIN, BOOTSTRAPPED, ETC
+from sriov_lb_lab.programs import BIN, BOOTSTRAPPED, ETC, IDENTIFIED
 from sriov_lb_lab.settings import CONTROLLER, Settings
 
 # Octavia's default policies and Tempest name these.
@@ -43,7 +44,8 @@ ENDPOINTS = (
 # name, RAM in MiB, disk in GiB, VCPUs
 FLAVORS = (("guest", 512, 2, 1), ("amphora", 1024, 3, 1))
 
-# What amphorae and controllers need of each other (octavia-lb-mgmt): ssh, the agent's API, heartbeats.
+# What amphorae and controllers need of each other (octavia-lb-mgmt): ssh, the agent's API,
+# heartbeats.
 MGMT_RULES = (("tcp", 22), ("tcp", 9443), ("udp", 5555))
 
 
@@ -54,6 +56,7 @@ def main() -> None:
     certificates.make(Path(octavia.CERTIFICATES), settings.passwords["ca_passphrase"])
     _keystone(settings)
     _identity(_admin(settings), settings)
+    Path(IDENTIFIED).touch()
     # A new connection: the first one's token carries a catalogue without these endpoints.
     admin = _admin(settings)
     for step in (_networks, _images, _flavors):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two certificate authorities between Octavia and its amphorae, made inside the lab.
 
-As Octavia's guide asks (doc/source/admin/guides/certificates.rst, dual CA): the server CA signs each
-amphora's certificate, the client CA signs the one that controllers show to amphorae.
+As Octavia's guide asks (doc/source/admin/guides/certificates.rst, dual CA): the server CA signs
+each amphora's certificate, the client CA signs the one that controllers show to amphorae.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _VALID = datetime.timedelta(days=365)
 
 
 def make(folder: Path, passphrase: str) -> None:
-    """Write server_ca.{cert,key}.pem (key encrypted), client_ca.cert.pem and client.cert-and-key.pem."""
+    """Write server_ca.{cert,key}.pem (key encrypted), client_ca.cert.pem and
+    client.cert-and-key.pem."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     server_key, server_ca = _authority("lab amphora server CA")
     client_key, client_ca = _authority("lab controller client CA")
@@ -89,9 +90,7 @@ def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def _key_pem(
-    key: rsa.RSAPrivateKey, encryption: serialization.KeySerializationEncryption
-) -> bytes:
+def _key_pem(key: rsa.RSAPrivateKey, encryption: serialization.KeySerializationEncryption) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
     )

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sriov_lb_lab.errors import HostError, LabError
-from sriov_lb_lab.lab import DEFAULT_OCTAVIA, Lab
+from sriov_lb_lab.lab import DEFAULT_OCTAVIA, PYTHON, Lab
 from sriov_lb_lab.paths import DEFAULT_NAME, DEFAULT_STATE, Paths
 from sriov_lb_lab.settings import HOSTS
 
@@ -46,9 +46,16 @@ class _Steps:
 
 
 @click.group(cls=_Group)
-@click.option("--state", metavar="DIR", help=f"State folder [SRIOV_LB_LAB_STATE or {DEFAULT_STATE}].")
-@click.option("--name", default=DEFAULT_NAME, show_default=True, envvar="SRIOV_LB_LAB_NAME",
-              help="Which lab; several can run side by side.")
+@click.option(
+    "--state", metavar="DIR", help=f"State folder [SRIOV_LB_LAB_STATE or {DEFAULT_STATE}]."
+)
+@click.option(
+    "--name",
+    default=DEFAULT_NAME,
+    show_default=True,
+    envvar="SRIOV_LB_LAB_NAME",
+    help="Which lab; several can run side by side.",
+)
 @click.pass_context
 def main(context: click.Context, state: str | None, name: str) -> None:
     """A genuine OpenStack with SR-IOV load balancers on this machine."""
@@ -85,8 +92,12 @@ def build(lab: Lab, octavia: str, mirror: str | None) -> None:
 @main.command()
 @_OCTAVIA
 @_MIRROR
-@click.option("--tempest-extra", type=click.Path(path_type=Path), metavar="FILE",
-              help="Sections to append to tempest.conf; ${facts} of lab.json are filled in.")  # fmt: skip
+@click.option(
+    "--tempest-extra",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Sections to append to tempest.conf; ${facts} of lab.json are filled in.",
+)
 @click.pass_obj
 def up(lab: Lab, octavia: str, mirror: str | None, tempest_extra: Path | None) -> None:
     """Start the lab and wait until every service is well."""
@@ -194,6 +205,52 @@ def restart(lab: Lab, service: str) -> None:
     """Restart SERVICE."""
     lab.runtime.need_pid()
     lab.runtime.supervisor().restart(service)
+
+
+@main.group()
+def fault() -> None:
+    """Break something on purpose, to see what the cloud and your tests make of it."""
+
+
+_HOST = click.argument("host", type=click.Choice([host.name for host in HOSTS]))
+
+
+@fault.command("crash-server")
+@click.argument("server", metavar="UUID")
+@click.pass_obj
+def crash_server(lab: Lab, server: str) -> None:
+    """Kill an instance's first process behind Nova's back."""
+    _root()
+    click.echo(
+        lab.runtime.run([PYTHON, "-m", "sriov_lb_lab.faults", "crash-server", server]), nl=False
+    )
+
+
+@fault.command("cut-off")
+@_HOST
+@click.pass_obj
+def cut_off(lab: Lab, host: str) -> None:
+    """Pull all of HOST's cables; its processes go on."""
+    _root()
+    click.echo(lab.runtime.run([PYTHON, "-m", "sriov_lb_lab.faults", "cut-off", host]), nl=False)
+
+
+@fault.command("kill-host")
+@_HOST
+@click.pass_obj
+def kill_host(lab: Lab, host: str) -> None:
+    """A power cut on HOST: its services and instances die at once."""
+    _root()
+    click.echo(lab.runtime.run([PYTHON, "-m", "sriov_lb_lab.faults", "kill-host", host]), nl=False)
+
+
+@fault.command("restore")
+@_HOST
+@click.pass_obj
+def restore(lab: Lab, host: str) -> None:
+    """Plug HOST's cables in again and start its services (its instances stay as they are)."""
+    _root()
+    click.echo(lab.runtime.run([PYTHON, "-m", "sriov_lb_lab.faults", "restore", host]), nl=False)
 
 
 @main.command()

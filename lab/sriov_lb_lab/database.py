@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fill the services' databases; run inside a lab that has MariaDB up and nothing else.
 
-``python -m sriov_lb_lab.database`` reads /var/lib/lab/settings.json. Its result, MariaDB's data folder and
-Keystone's key repositories, is kept as a template, because half a minute of migrations on every start
-is half a minute too much.
+``python -m sriov_lb_lab.database`` reads /var/lib/lab/settings.json. Its result, MariaDB's data
+folder and Keystone's key repositories, is kept as a template, because half a minute of migrations
+on every start is half a minute too much.
 """
 
 from __future__ import annotations

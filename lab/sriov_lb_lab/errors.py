@@ -6,10 +6,10 @@
     LabError                    whatever the lab itself reports; exit code 1
     ├── HostError               this machine cannot run a lab (no root, unsupported distribution,
     │                           too little disk or memory, a kernel feature is missing)
-    ├── BuildError              a tree could not be built (something could not be fetched, a step failed)
+    ├── BuildError              a tree could not be built (a step failed, something is not to be had)
     ├── StateError              the state folder or a lab in it is not what the command needs
-    │   ├── NotRunning          the command needs a running lab and there is none of that name
-    │   └── AlreadyRunning      the command needs the lab to be down
+    │   ├── NotRunning          it needs a running lab and there is none of that name
+    │   └── AlreadyRunning      it needs the lab to be down
     ├── ServiceError            a service of the lab did not become, or is not, healthy
     └── BootstrapError          the cloud's first resources could not be made
 

@@ -21,8 +21,9 @@ GUEST_USER = "debian"
 def write(paths: Paths, settings: Settings, extra: Path | None) -> None:
     """Write everything.
 
-    :param extra: an INI file whose sections are appended to tempest.conf, with ``${...}`` replaced by
-        the lab's facts; how somebody's Tempest plugin gets its options without the lab knowing them.
+    :param extra: an INI file whose sections are appended to tempest.conf, with ``${...}`` replaced
+        by the lab's facts; how somebody's Tempest plugin gets its options without the lab knowing
+        them.
     :raises StateError: the extra file names a fact that does not exist.
     """
     described = facts(paths, settings)
@@ -147,11 +148,14 @@ def _substituted(extra: Path, described: dict[str, object]) -> str:
             "the facts are the keys of lab.json: " + ", ".join(sorted(described)),
         ) from error
     except OSError as error:
-        raise StateError(f"--tempest-extra {extra}: {error.strerror}", "name a readable file") from error
+        raise StateError(
+            f"--tempest-extra {extra}: {error.strerror}", "name a readable file"
+        ) from error
 
 
 def _shim(paths: Paths, name: str) -> str:
-    # The stack's interpreter needs the lab's own root; clouds.yaml is carried in by its contents' path.
+    # The stack's interpreter needs the lab's own root; clouds.yaml is carried in by its contents'
+    # path.
     stack = f"{INSIDE_STACK}/bin/{name}"
     inside = paths.inside(paths.clouds_yaml)
     return f"""#!/bin/sh
@@ -160,5 +164,3 @@ root=/proc/1/root
 [ -x "$root{stack}" ] || {{ echo "{name}: not inside 'sriov-lb-lab exec'" >&2; exit 1; }}
 exec env OS_CLIENT_CONFIG_FILE={inside} LANG=C.UTF-8 chroot "$root" {stack} "$@"
 """
-
-

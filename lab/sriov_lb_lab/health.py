@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is the lab well? Asked inside, of the services themselves.
 
-``python -m sriov_lb_lab.health`` prints JSON ``{"unwell": {name: reason}, "hosts": {...}}``. A service is well when
-its process runs, its API answers, and the cloud itself counts it as alive.
+``python -m sriov_lb_lab.health`` prints JSON ``{"unwell": {name: reason}, "hosts": {...}}``. A
+service is well when its process runs, its API answers, and the cloud itself counts it as alive.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The lab's first process: make the private world, then become the process supervisor.
 
-Run by :mod:`sriov_lb_lab.runtime` with the host's Python, already inside fresh mount, PID, network, IPC
-and UTS namespaces; standard library only, because after ``pivot_root`` the host's files are gone.
-When this process dies, the kernel ends everything in its PID namespace, and the mounts, links and
-network namespaces go with it.
+Run by :mod:`sriov_lb_lab.runtime` with the host's Python, already inside fresh mount, PID,
+network, IPC and UTS namespaces; standard library only, because after ``pivot_root`` the host's
+files are gone. When this process dies, the kernel ends everything in its PID namespace, and the
+mounts, links and network namespaces go with it.
 """
 
 from __future__ import annotations

@@ -110,7 +110,14 @@ class Lab:
         )
         for name in ("mysql", "keystone"):
             shutil.copytree(trees["database"] / name, paths.lab / name)
-        for folder in ("glance/images", "glance/staging", "glance/tasks", "rabbitmq", "log", "keys"):
+        for folder in (
+            "glance/images",
+            "glance/staging",
+            "glance/tasks",
+            "rabbitmq",
+            "log",
+            "keys",
+        ):
             (paths.lab / folder).mkdir(parents=True)
         for host in settings.HOSTS:
             described = {
@@ -130,7 +137,9 @@ class Lab:
 
     def _bootstrap(self) -> None:
         key = self.paths.inside(self.paths.keys / "octavia_ssh_key")
-        self.runtime.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "octavia", "-f", str(key)])
+        self.runtime.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "octavia", "-f", str(key)]
+        )
         programs_needed = [programs.DATABASE, programs.KEYSTONE]
         self.runtime.run(
             ["python3", "-S", "/opt/lab/sriov_lb_lab/awaits.py", *programs_needed, "--",
@@ -151,7 +160,8 @@ class Lab:
             if time.monotonic() > deadline:
                 raise ServiceError(self.describe(unwell), "see 'sriov-lb-lab status' and 'logs'")
             progress("services", "waiting for " + ", ".join(sorted(unwell)))
-            time.sleep(1)
+            # Each question costs a second of processor that the starting services need.
+            time.sleep(2)
 
     # -- status --------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """WSGI entry of the genuine Octavia API.
 
-Octavia's own entry point reads ``sys.argv``, which under uWSGI belongs to uWSGI, and has moved between
-releases; its application factory is the same in all of them.
+Octavia's own entry point reads ``sys.argv``, which under uWSGI belongs to uWSGI, and has moved
+between releases; its application factory is the same in all of them.
 """
 
 from __future__ import annotations

@@ -7,11 +7,12 @@ import shlex
 from dataclasses import dataclass, field
 
 from sriov_lb_lab.paths import INSIDE_CODE, INSIDE_LAB, INSIDE_STACK
-from sriov_lb_lab.settings import CONTROLLER, HOSTS, PHYSNETS, Host, Settings
+from sriov_lb_lab.settings import CONTROLLER, HOSTS, Host, Settings
 
 ETC = f"{INSIDE_LAB}/etc"
 BIN = f"{INSIDE_STACK}/bin"
-# Written by bootstrap when the cloud's users and networks exist.
+# Written by bootstrap: users and endpoints exist; networks, images and the rest exist too.
+IDENTIFIED = f"{INSIDE_LAB}/identified"
 BOOTSTRAPPED = f"{INSIDE_LAB}/bootstrapped"
 MYSQL_SOCKET = "/run/lab/mysql.sock"
 
@@ -123,7 +124,8 @@ def _api(
 def control_plane(settings: Settings) -> list[Program]:
     """Everything of the controller."""
     neutron_files = [
-        "--config-file", f"{ETC}/neutron/neutron.conf", "--config-file", f"{ETC}/neutron/ml2_conf.ini",
+        "--config-file", f"{ETC}/neutron/neutron.conf", "--config-file",
+        f"{ETC}/neutron/ml2_conf.ini",
     ]  # fmt: skip
     nova = ["--config-file", f"{ETC}/nova/nova.conf"]
     octavia = ["--config-file", f"{ETC}/octavia/octavia.conf"]
@@ -145,7 +147,7 @@ def control_plane(settings: Settings) -> list[Program]:
         Program("neutron-rpc", [f"{BIN}/neutron-rpc-server", *neutron_files], both),
         Program("neutron-periodic", [f"{BIN}/neutron-periodic-workers", *neutron_files], both),
         Program("nova-conductor", [f"{BIN}/nova-conductor", *nova], both),
-        Program("nova-scheduler", [f"{BIN}/nova-scheduler", *nova], [*both, f"file:{BOOTSTRAPPED}"]),
+        Program("nova-scheduler", [f"{BIN}/nova-scheduler", *nova], [*both, f"file:{IDENTIFIED}"]),
         _api("octavia-api", 9876, "sriov_lb_lab.octavia_api:application",
              [*both, f"file:{BOOTSTRAPPED}"],
              {"SRIOV_LB_LAB_OCTAVIA_CONF": f"{ETC}/octavia/octavia.conf"}),
@@ -189,7 +191,7 @@ def compute_host(host: Host) -> list[Program]:
             f"{host.name}.nova-compute",
             [f"{BIN}/python", "-m", "sriov_lb_lab.compute.launcher",
              "--config-file", f"{ETC}/nova-{host.name}/nova.conf"],
-            [f"socket:{db_socket}", BROKER, f"file:{BOOTSTRAPPED}"], host=host.name,
+            [f"socket:{db_socket}", BROKER, f"file:{IDENTIFIED}"], host=host.name,
             environment=environment,
         ),
     ]  # fmt: skip
@@ -268,6 +270,3 @@ def rabbitmq_files(settings: Settings) -> dict[str, str]:
         ),
         "rabbitmq/enabled_plugins": "[].\n",
     }
-
-
-PHYSNET_NAMES = tuple(net.name for net in PHYSNETS)

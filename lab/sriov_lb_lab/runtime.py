@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start, enter and end a lab's private world.
 
-A lab is one PID namespace. Its first process is the supervisor (:mod:`sriov_lb_lab.init` first, then
-supervisord); outside stands only the ``unshare`` that made the namespaces. Whichever of the two dies,
-the kernel ends the rest.
+A lab is one PID namespace. Its first process is the supervisor (:mod:`sriov_lb_lab.init` first,
+then supervisord); outside stands only the ``unshare`` that made the namespaces. Whichever of the
+two dies, the kernel ends the rest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from sriov_lb_lab.supervisor import Supervisor
 
 CGROUPS = Path("/sys/fs/cgroup")
 
-# What of a lab's folder is of no use once its processes are gone; logs and settings stay for reading.
+# What of a lab's folder is of no use once its processes are gone; logs and settings stay for
+# reading.
 _VOLATILE = ("root", "instances", "mysql", "rabbitmq", "glance", "hosts")
 
 
@@ -46,7 +47,8 @@ def wait_until(condition: Callable[[], bool], timeout: float, what: str, step: f
 
 
 def start_time(pid: int) -> int | None:
-    """A process's start in clock ticks after boot (proc(5), field 22), None if there is no such process.
+    """A process's start in clock ticks after boot (proc(5), field 22), None if there is no such
+    process.
 
     With the pid it names one process for ever, so that a pid used again is not taken for the lab.
     """
@@ -124,7 +126,8 @@ class Runtime:
                 [
                     "unshare", "--mount", "--pid", "--net", "--ipc", "--uts",
                     "--fork", "--kill-child=SIGKILL", "--propagation", "private",
-                    sys.executable, "-I", str(Path(sriov_lb_lab.__file__).parent / "init.py"), str(spec),
+                    sys.executable, "-I", str(Path(sriov_lb_lab.__file__).parent / "init.py"),
+                    str(spec),
                 ],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
                 cwd="/",
@@ -195,9 +198,11 @@ class Runtime:
                 *environment, *argv]  # fmt: skip
 
     def beside(self, argv: list[str]) -> list[str]:
-        """The command line that runs ``argv`` in the lab's network and PID namespaces with the host's files.
+        """The command line that runs ``argv`` in the lab's network and PID namespaces with the
+        host's files.
 
-        /proc and /sys are the lab's, so that what a program reads there fits what it sees elsewhere.
+        /proc and /sys are the lab's, so that what a program reads there fits what it sees
+        elsewhere.
         """
         prepare = 'mount -t proc proc /proc && mount -t sysfs -o ro sysfs /sys && exec "$@"'
         return [
@@ -216,7 +221,9 @@ class Runtime:
         )  # fmt: skip
         if done.returncode:
             words = (done.stderr or done.stdout).strip().splitlines()[-6:]
-            raise LabError(f"{' '.join(argv[:4])} ended with {done.returncode}: " + "\n  ".join(words))
+            raise LabError(
+                f"{' '.join(argv[:4])} ended with {done.returncode}: " + "\n  ".join(words)
+            )
         return done.stdout
 
     # -- end -----------------------------------------------------------------------------------
@@ -241,7 +248,10 @@ class Runtime:
                 shutil.rmtree(self.paths.lab / name)
 
     def _remove_cgroups(self) -> None:
-        hierarchies = [CGROUPS, *(p for p in CGROUPS.iterdir() if p.is_dir() and not p.is_symlink())]
+        hierarchies = [
+            CGROUPS,
+            *(p for p in CGROUPS.iterdir() if p.is_dir() and not p.is_symlink()),
+        ]
         for hierarchy in hierarchies:
             top = hierarchy / self.paths.cgroup
             if top.is_dir():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a lab is made of: its hosts, networks, addresses and secrets, as plain data.
 
-Addresses come from 198.18.0.0/15, which RFC 2544 and RFC 6890 reserve for benchmarking: nothing on the
-Internet has one, and the lab's network namespace has no way out in any case.
+Addresses come from 198.18.0.0/15, which RFC 2544 and RFC 6890 reserve for benchmarking: nothing on
+the Internet has one, and the lab's network namespace has no way out in any case.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ CONTROL_NET = "198.18.0.0/24"
 
 VFS_PER_PF = 8
 
-# The identity of the card that VFs stand for in Nova's accounting: Intel's XL710 (8086:1572) and its
-# VF (8086:154c), because deployments know these numbers from Nova's own documentation.
+# The identity of the card that VFs stand for in Nova's accounting: Intel's XL710 (8086:1572) and
+# its VF (8086:154c), because deployments know these numbers from Nova's own documentation.
 VENDOR_ID = "8086"
 PF_PRODUCT_ID = "1572"
 VF_PRODUCT_ID = "154c"
@@ -50,7 +50,8 @@ PHYSNETS = (
 
 @dataclass(frozen=True)
 class Host:
-    """A simulated compute host: a network namespace with its own switch, agents and nova-compute."""
+    """A simulated compute host: a network namespace with its own switch, agents and
+    nova-compute."""
 
     name: str
     number: int

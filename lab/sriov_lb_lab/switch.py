@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Give a simulated host's Open vSwitch its provider bridges, then become its Neutron agent.
 
-``python3 -m sriov_lb_lab.switch HOST -- COMMAND ...``; safe to repeat, as a restart of the agent does.
+``python3 -m sriov_lb_lab.switch HOST -- COMMAND ...``; safe to repeat, as a restart of the agent
+does.
 """
 
 from __future__ import annotations

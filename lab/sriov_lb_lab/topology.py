@@ -2,9 +2,9 @@
 """The lab's cables: control network, fabrics, simulated hosts, and each host's switch database.
 
 Run once inside the lab by its first process. A fabric is one Linux bridge per physical network; a
-host hangs on it with one veth for its Open vSwitch and, on SR-IOV networks, another that plays the PF.
-The two are separate links, as a card's embedded switch and a host's software switch are separate
-paths, on one L2 segment.
+host hangs on it with one veth for its Open vSwitch and, on SR-IOV networks, another that plays the
+PF. The two are separate links, as a card's embedded switch and a host's software switch are
+separate paths, on one L2 segment.
 """
 
 from __future__ import annotations

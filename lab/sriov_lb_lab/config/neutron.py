@@ -9,7 +9,8 @@ from sriov_lb_lab.settings import CONTROLLER, HOSTS, PHYSNETS, Host, Settings
 
 
 def files(settings: Settings) -> dict[str, str]:
-    """neutron/{neutron,ml2_conf}.* and neutron-HOST/{neutron.conf,openvswitch_agent.ini,sriov_agent.ini}."""
+    """neutron/{neutron,ml2_conf}.* and
+    neutron-HOST/{neutron.conf,openvswitch_agent.ini,sriov_agent.ini}."""
     rendered = {
         "neutron/neutron.conf": ini.render(_server(settings)),
         "neutron/ml2_conf.ini": ini.render(_ml2()),

@@ -51,7 +51,12 @@ def _common(settings: Settings) -> dict[str, dict[str, object]]:
 def _control(settings: Settings) -> dict[str, dict[str, object]]:
     sections = _common(settings)
     sections["DEFAULT"].update(
-        {"my_ip": CONTROLLER, "host": "controller", "metadata_workers": 1, "osapi_compute_workers": 1}
+        {
+            "my_ip": CONTROLLER,
+            "host": "controller",
+            "metadata_workers": 1,
+            "osapi_compute_workers": 1,
+        }
     )
     return {
         **sections,
