@@ -101,7 +101,9 @@ def ip_wrapper(substrate: Substrate) -> type:
             return _address(pfs[self.dev_name], vf_index)
 
         def _refuse(self) -> None:
-            raise privileged.InterfaceOperationNotSupported()
+            raise privileged.InterfaceOperationNotSupported(
+                device=self.dev_name, namespace=f"substrate {substrate.name}"
+            )
 
     return LabIpWrapper
 

@@ -10,15 +10,20 @@ PCI device.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from sriov_lb_lab.substrate import links
-from sriov_lb_lab.substrate.base import Attachment, Capabilities, Substrate
+from sriov_lb_lab.substrate.base import Attachment, Capabilities, PhysicalFunction, Substrate
 from sriov_lb_lab.substrate.errors import CommandFailed, SubstrateError
 from sriov_lb_lab.substrate.execute import run
 
 # A namespace of a guest that ended is taken apart in the background; until then its macvlan keeps
 # the MAC, and a second one on the same PF cannot be opened.
 MAC_RELEASE_TIMEOUT = 10.0
+
+# Seconds for which a device that was seen is not looked for again.
+LOOK_AGAIN = 10.0
 
 
 class Macvlan(Substrate):
@@ -29,9 +34,27 @@ class Macvlan(Substrate):
         anti_spoof=False, vlan=False, trust=False, link_state=True, rate=False, pci=False
     )
 
+    def __init__(self, pfs: Sequence[PhysicalFunction], records: Path) -> None:
+        super().__init__(pfs, records)
+        self._seen: dict[str, tuple[Attachment, float, str]] = {}
+
     def is_present(self, attachment: Attachment) -> bool:
-        """Whether the device is in any namespace of its guest."""
-        return self._find(attachment) is not None
+        """Whether the device is in any namespace of its guest.
+
+        Where it was found a moment ago it is taken to be while that namespace is there: the SR-IOV
+        NIC agent asks once a second for each VF, and looking means starting a program.
+        """
+        seen = self._seen.get(attachment.address)
+        if seen is not None and seen[0] == attachment:
+            _, since, where = seen
+            if time.monotonic() - since < LOOK_AGAIN and where in attachment.scope.namespaces():
+                return True
+        found = self._find(attachment)
+        if found is None:
+            self._seen.pop(attachment.address, None)
+            return False
+        self._seen[attachment.address] = (attachment, time.monotonic(), found[0])
+        return True
 
     def set_link_state(self, address: str, up: bool) -> None:
         """Give or take the carrier (protodown), wherever in the guest the device is."""
