@@ -62,6 +62,13 @@ RUN = [
         "on anything but hardware certifies nothing. Example: hardware",
     ),
     cfg.StrOpt(
+        "octavia_release",
+        default="",
+        help="Octavia's release, where you know it: the API does not tell, and with it a known "
+        "defect is named more surely. Empty: defects are recognised by what they do alone. "
+        "Example: 16.0.0",
+    ),
+    cfg.StrOpt(
         "known_defects_file",
         default="",
         help="YAML file with the signatures of Octavia defects that are already known. A failure "

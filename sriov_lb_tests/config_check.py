@@ -156,6 +156,8 @@ def _run(values: SimpleNamespace) -> Iterator[Problem]:
             )
     if not values.artifacts_dir:
         yield _problem("artifacts_dir", None, "a folder, because every verdict needs its evidence")
+    if values.octavia_release and not re.match(r"\d+\.\d+\.\d+", values.octavia_release):
+        yield _problem("octavia_release", values.octavia_release, "a release such as 16.0.0")
     yield from _files(values, ["known_defects_file"])
 
 

@@ -99,6 +99,7 @@ def test_adopt_mode_does_not_ask_for_what_only_admin_mode_needs():
         ({"artifacts_dir": ""}, "artifacts_dir", "evidence"),
         ({"artifacts_dir": "/dev/null/x"}, "artifacts_dir", "/dev/null is not a folder"),
         ({"journal_dir": "/dev/null/x"}, "journal_dir", "/dev/null is not a folder"),
+        ({"octavia_release": "epoxy"}, "octavia_release", "such as 16.0.0"),
         ({"known_defects_file": "/nonexistent"}, "known_defects_file", "No such file"),
         ({"clouds_file": "/"}, "clouds_file", "It is a folder"),
         ({"cloud": "mine"}, "admin_cloud", "`cloud` is set"),
