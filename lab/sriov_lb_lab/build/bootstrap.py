@@ -17,8 +17,8 @@ from sriov_lb_lab.build.steps import Runner
 #: What a tree can do without: nobody reads manuals in it, and its messages are English.
 EXCLUDED = (
     "/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*",
-    "/usr/share/lintian/*", "/usr/share/linda/*", "/usr/share/groff/*", "/usr/share/bash-completion/*",
-    "/usr/share/common-licenses/*",
+    "/usr/share/lintian/*", "/usr/share/linda/*", "/usr/share/groff/*",
+    "/usr/share/bash-completion/*", "/usr/share/common-licenses/*",
 )
 INCLUDED = ("/usr/share/doc/*/copyright",)
 
@@ -28,12 +28,12 @@ class Archive:
     """Where packages come from.
 
     :ivar kind: ``host``, ``default`` or ``option``: whose choice it was.
-    :ivar lines: entries for mmdebstrap; none means its own default.
+    :ivar lines: entries for ``sources.list``.
     :ivar apt_options: transport settings of the host.
     """
 
     kind: str
-    lines: tuple[str, ...] = ()
+    lines: tuple[str, ...]
     apt_options: tuple[str, ...] = ()
 
 
@@ -55,7 +55,7 @@ def host_archive(mirror: str | None, release: dict[str, str],
         lines = sources.host_lines(read_host_entries(etc_apt))
         if lines:
             return Archive("host", lines, options)
-    return Archive("default", (), options)
+    return Archive("default", sources.default_lines(), options)
 
 
 def read_host_entries(etc_apt: pathlib.Path) -> list[sources.Entry]:
@@ -88,7 +88,8 @@ def argv(root: pathlib.Path, packages: Sequence[str], archive: Archive,
     keep = (
         f'for f in "$1"/var/cache/apt/archives/*.deb; do [ -e "$f" ] || continue; '
         f'n={cache}/"${{f##*/}}"; [ -e "$n" ] || '
-        f'{{ cp --link "$f" "$n" 2>/dev/null || {{ cp "$f" "$n.$$" && mv "$n.$$" "$n"; }}; }}; done'
+        f'{{ cp --link "$f" "$n" 2>/dev/null || '
+        f'{{ cp "$f" "$n.$$" && mv "$n.$$" "$n"; }}; }}; done'
     )
     give = (
         f'mkdir -p "$1"/var/cache/apt/archives/partial; for f in {cache}/*.deb; do '

@@ -80,7 +80,7 @@ def missing_packages(
     which: Callable[[str], str | None] = shutil.which,
     exists: Callable[[str], bool] = os.path.exists,
 ) -> list[str]:
-    """The apt packages that must be installed on this machine before a build, as few as possible."""
+    """The apt packages that this machine lacks for building, of as few as possible."""
     return [
         need.package for need in NEEDS
         if not all(which(command) for command in need.commands)

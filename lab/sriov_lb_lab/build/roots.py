@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Root trees that are Debian packages plus files: the control plane's and the guests'.
 
-An element is a folder with ``packages.txt``, ``files/`` (copied over the root) and ``setup.sh`` (run
-in it), each of them optional.
+An element is a folder with ``packages.txt``, ``files/`` (copied over the root) and ``setup.sh``
+(run in it); the latter two are optional.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Sequence
 
 from sriov_lb_lab.build import bootstrap, digest, sources
@@ -58,18 +59,26 @@ GUEST = Root("guest", ("instance", "guest"))
 AMPHORA_BASE = Root("amphora-base", ("instance", "amphora"))
 
 
+def copy_script(folder: str) -> str:
+    """Shell text that copies a folder over the root it runs in.
+
+    Of the modes only "executable" is kept: the others vary with the umask of whoever unpacked it.
+    """
+    return (
+        f"cd {shlex.quote(folder)} && find . -type d -exec mkdir -p /{{}} \\; "
+        "&& find . -type f -perm -u+x -exec install -m 755 {} /{} \\; "
+        "&& find . -type f ! -perm -u+x -exec install -m 644 {} /{} \\; "
+        "&& find . -type l -exec cp -P {} /{} \\;"
+    )
+
+
 def apply_elements(runner: Runner, root: pathlib.Path, folders: Sequence[pathlib.Path],
                    log: str) -> None:
     """Copy the files of elements into a root tree and run their scripts there."""
     for folder in folders:
         chroot = Chroot(root, writable=True, binds=(Bind(folder, f"{INSIDE}/element"),))
         if (folder / "files").is_dir():
-            # The repository's own modes vary with the umask of whoever checked it out.
-            script = (f"cd {INSIDE}/element/files && find . -type d -exec mkdir -p /{{}} \\; && "
-                      "find . -type f -perm -u+x -exec install -m 755 {} /{} \\; && "
-                      "find . -type f ! -perm -u+x -exec install -m 644 {} /{} \\; && "
-                      "find . -type l -exec cp -P {} /{} \\;")
-            runner.inside(chroot, ["sh", "-c", script], log=log,
+            runner.inside(chroot, ["sh", "-c", copy_script(f"{INSIDE}/element/files")], log=log,
                           what=f"copying the files of element {folder.name}")
         if (folder / "setup.sh").is_file():
             runner.inside(chroot, ["sh", f"{INSIDE}/element/setup.sh"], log=log,

@@ -3,7 +3,7 @@
 
 A Debian 12 host names a mirror that is known to work from where it stands, so its own entries are
 used, but only Debian's: a host often has third-party archives beside them, and the trees must not
-depend on what else somebody installed there.  Every other host gets the default of mmdebstrap.
+depend on what else somebody installed there.  Every other host gets Debian's own servers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ DEFAULT_LINES = (
     "deb http://deb.debian.org/debian-security bookworm-security main",
 )
 _SUITES = (SUITE, f"{SUITE}-updates", f"{SUITE}-security")
-_KEYRING = "debian-archive"
+#: Whoever the host trusts, these trees come from Debian.
+KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 #: Transport settings of the host's apt without which it might not reach its mirror, or not believe
 #: it (a frozen mirror's Release file is older than its validity).
 _CARRIED = re.compile(
@@ -117,7 +118,7 @@ def is_debian(entry: Entry) -> bool:
     if entry.suite not in _SUITES or "main" not in entry.components:
         return False
     if entry.signed_by:
-        return _KEYRING in entry.signed_by
+        return "debian-archive" in entry.signed_by
     last = urlsplit(entry.uri).path.rstrip("/").rpartition("/")[2]
     return last.startswith("debian")
 
@@ -130,8 +131,18 @@ def host_lines(entries: Iterable[Entry]) -> tuple[str, ...]:
     kept = [entry for entry in entries if is_debian(entry)]
     if not any(entry.suite == SUITE for entry in kept):
         return ()
-    lines = (f"deb {entry.uri} {entry.suite} main" for entry in kept)
-    return tuple(dict.fromkeys(lines))
+    return tuple(dict.fromkeys(signed(entry.uri, entry.suite) for entry in kept))
+
+
+def signed(uri: str, suite: str) -> str:
+    """An entry for one archive that must be signed by Debian."""
+    return f"deb [signed-by={KEYRING}] {uri} {suite} main"
+
+
+def default_lines() -> tuple[str, ...]:
+    """Debian's own servers, for a host that has no Debian 12 mirror."""
+    entries = parse_one_line("\n".join(DEFAULT_LINES))
+    return tuple(signed(entry.uri, entry.suite) for entry in entries)
 
 
 def mirror_lines(mirror: str) -> tuple[str, ...]:
@@ -147,7 +158,7 @@ def mirror_lines(mirror: str) -> tuple[str, ...]:
         if all(parse_one_line(part) for part in parts):
             return tuple(parts)
     elif len(parts) == 1 and urlsplit(parts[0]).scheme in ("http", "https", "file", "copy"):
-        return (f"deb {parts[0]} {SUITE} main", f"deb {parts[0]} {SUITE}-updates main")
+        return (signed(parts[0], SUITE), signed(parts[0], f"{SUITE}-updates"))
     raise BuildError(
         f"--mirror: expected the URL of a Debian mirror, or entries such as "
         f"'deb URL {SUITE} main' separated by ';', found {mirror!r}",

@@ -13,11 +13,12 @@ import re
 import shlex
 import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
 
 from sriov_lb_lab.errors import BuildError
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Runner:
                  "--kill-child", "--mount-proc", "--", *argv]
         path = self.log_of(log)
         with path.open("ab") as output:
-            output.write(f"+ {shlex.join(argv)}\n".encode())
+            output.write(f"+ {time.strftime('%H:%M:%S')} {what}: {shlex.join(argv)}\n".encode())
             output.flush()
             begin = output.tell()
             with self._guard:
@@ -161,7 +162,7 @@ def enter(chroot: Chroot, argv: Sequence[str]) -> str:
         lines.append(f'mount --bind {outside} "$R"{inside}')
         if not bind.writable:
             lines.append(f'mount -o remount,bind,ro "$R"{inside}')
-    environment = {"PATH": _PATH, "HOME": "/root", "LC_ALL": "C.UTF-8",
+    environment = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8",
                    "DEBIAN_FRONTEND": "noninteractive", **chroot.environment}
     assigned = " ".join(shlex.quote(f"{name}={value}") for name, value in environment.items())
     lines.append(f'exec chroot "$R" env -i {assigned} {shlex.join(argv)}')
@@ -169,7 +170,8 @@ def enter(chroot: Chroot, argv: Sequence[str]) -> str:
 
 
 _UNREACHABLE = re.compile(
-    r"Temporary failure (?:resolving|in name resolution)|Could not resolve|Name or service not known"
+    r"Temporary failure (?:resolving|in name resolution)|Could not resolve"
+    r"|Name or service not known"
     r"|Could not connect|Network is unreachable|Connection (?:refused|timed out|reset)"
     r"|NewConnectionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|No route to host", re.I,
 )

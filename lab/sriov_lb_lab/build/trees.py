@@ -19,13 +19,13 @@ import concurrent.futures
 import dataclasses
 import datetime
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from sriov_lb_lab.build import amphora, bootstrap, digest, host, pipconfig, roots, stack, versions
 from sriov_lb_lab.build.steps import Runner
+from sriov_lb_lab.build.wheels import Wheelhouse
 from sriov_lb_lab.build.workspace import Workspace
 from sriov_lb_lab.errors import LabError
 
@@ -140,6 +140,7 @@ class _Build:
         self._octavia = octavia
         self._progress = progress
         self._settings = pipconfig.of_host()
+        self._house = Wheelhouse(runner, workspace, self._settings)
 
     def run(self, missing: list[str]) -> None:
         """Make the missing trees; the first failure ends the other line too.
@@ -194,13 +195,13 @@ class _Build:
             "amphora-base": lambda name: roots.build(
                 runner, workspace, name, roots.AMPHORA_BASE, archive),
             "stack-base": lambda name: stack.build_base(
-                runner, workspace, name, self._path("system"), self._settings),
+                runner, workspace, name, self._path("system"), self._house),
             "stack": lambda name: stack.build(
                 runner, workspace, name, self._path("system"), self._path("stack-base"),
-                self._octavia, self._settings),
+                self._octavia, self._house),
             "amphora": lambda name: amphora.build(
                 runner, workspace, name, self._path("amphora-base"), self._octavia,
-                self._settings),
+                self._house),
         }
 
 

@@ -82,3 +82,27 @@ def lock(octavia: str, folder: pathlib.Path = CONSTRAINTS) -> dict[str, str]:
 def requirements_text(pins: Mapping[str, str]) -> str:
     """Pins as a requirements file."""
     return "".join(f"{pins[name]}\n" for name in sorted(pins))
+
+
+def unpinned(metadata: str, pins: Mapping[str, str]) -> list[str]:
+    """The requirements in a wheel's METADATA that no pin names; those of extras do not count."""
+    found = []
+    for line in metadata.splitlines():
+        match = re.match(r"^Requires-Dist:\s*(?P<name>[A-Za-z0-9._-]+)(?P<rest>.*)$", line)
+        if match and not re.search(r"\bextra\s*==", match["rest"]):
+            if canonical(match["name"]) not in pins:
+                found.append(match["name"] + match["rest"].rstrip())
+    return found
+
+
+def require_pinned(octavia: str, metadata: str, pins: Mapping[str, str]) -> None:
+    """Complain about what a release of Octavia needs and nobody pinned.
+
+    :raises BuildError: naming it and the file to pin it in.
+    """
+    absent = unpinned(metadata, pins)
+    if absent:
+        raise BuildError(
+            f"Octavia {octavia} needs packages that are not pinned: {', '.join(absent)}",
+            f"pin them, and what they need, in {CONSTRAINTS / f'octavia-{octavia}.txt'}",
+        )

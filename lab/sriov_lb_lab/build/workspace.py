@@ -8,7 +8,6 @@ A tree is made in ``.building-NAME`` and renamed to ``NAME`` when it is complete
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -150,16 +149,13 @@ def remove_tree(folder: pathlib.Path) -> None:
         raise BuildError(f"cannot remove {folder}: {', '.join(mounts)} is mounted there",
                          f"umount {' '.join(mounts)}")
 
-    def drop_immutable(function: Any, path: str, info: Any) -> None:
-        error = info[1]
-        if isinstance(error, OSError) and error.errno == errno.ENOENT:
-            return
-        raise BuildError(f"cannot remove {path}: {error}", "remove it by hand") from error
-
-    if folder.is_symlink() or not folder.is_dir():
-        folder.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(folder, onerror=drop_immutable)
+    try:
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        else:
+            folder.unlink(missing_ok=True)
+    except OSError as error:
+        raise BuildError(f"cannot remove {folder}: {error}", "remove it by hand") from error
 
 
 def link_copy(source: pathlib.Path, target: pathlib.Path) -> None:
