@@ -61,7 +61,7 @@ class Sent:
 class Observation:
     """A verdict with its evidence. ``str()`` is one sentence and the path of the pcap.
 
-    :param attempts: how often the probe was sent.
+    :param identities: who the frames were, one for each time the probe was sent.
     :param answers: what came back, oldest first.
     :param control: the control that was asked for, if one was.
     :param started_ns, ended_ns: guest clock, around everything that was sent and awaited.
@@ -71,7 +71,7 @@ class Observation:
     probe: Probe
     verdict: Verdict
     explanation: str
-    attempts: int
+    identities: tuple[Identity, ...]
     answers: tuple[Answer, ...]
     control: Probe | None
     started_ns: int

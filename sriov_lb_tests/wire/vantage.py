@@ -242,7 +242,7 @@ class Vantage:
             if dead:
                 text = f"{probe} could not be sent. {dead[0].message}"
                 results[number] = Observation(
-                    probe, Verdict.INCONCLUSIVE, text, 0, (), control, now, now, None
+                    probe, Verdict.INCONCLUSIVE, text, (), (), control, now, now, None
                 )
         if reachable:
             sent = self._exchange(reachable, links, attempts)
@@ -329,7 +329,7 @@ class Vantage:
                 probe=probe,
                 verdict=verdict,
                 explanation=text,
-                attempts=attempts,
+                identities=tuple(one.identity for one in subjects[number]),
                 answers=tuple(sorted(answers, key=lambda answer: answer.ns)),
                 control=control,
                 started_ns=started,
