@@ -8,16 +8,17 @@ role, and ``admin``, who may be absent; what needs an administrator is then skip
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import openstack
 from keystoneauth1 import exceptions as ka
 from keystoneauth1 import session as ka_session
 from keystoneauth1.identity import v3
 from openstack import exceptions as sdk
+from openstack.config import OpenStackConfig
 from openstack.connection import Connection
 
 from sriov_lb_tests import errors
@@ -64,14 +65,23 @@ class Clouds:
         return self.admin or self.member
 
 
-def from_clouds_yaml(name: str) -> Connection:
+def from_clouds_yaml(name: str, *, clouds_file: str = "") -> Connection:
     """The cloud ``name`` of clouds.yaml (searched where openstacksdk always does).
 
+    :param clouds_file: read this file instead.
     :raises ConfigurationError: no such cloud, or its entry is incomplete.
     :raises AuthenticationFailed, ApiUnreachable, ServiceMissing: see :func:`authenticate`.
     """
+    if clouds_file and not os.path.isfile(clouds_file):
+        raise errors.ConfigurationError(
+            f"The file {clouds_file!r} does not exist, so cloud {name!r} cannot be found in it.",
+            remedy="Correct [sriov_lb] clouds_file (--clouds-file).",
+        )
     try:
-        connection = openstack.connect(cloud=name, app_name=APP_NAME)
+        loader = OpenStackConfig(config_files=[clouds_file] if clouds_file else None)
+        connection = Connection(
+            config=loader.get_one(cloud=name, app_name=APP_NAME), app_name=APP_NAME
+        )
     except (sdk.ConfigException, ka.MissingRequiredOptions, ka.NoMatchingPlugin) as error:
         raise errors.ConfigurationError(
             f"Cloud {name!r} cannot be used: {error}",

@@ -33,6 +33,7 @@ class Kind:
     :param delete: (connection, resource, entry) -> None. May only ask; the caller waits.
     :param listing: (connection, administrator?) -> the resources whose names are ours to see.
     :param parent: the kind whose deletion takes this one along.
+    :param slow: its deletion takes seconds, and nothing but itself can be in its way.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Kind:
     delete: Callable[[Connection, Any, Entry], None]
     listing: Callable[[Connection, bool], Iterable[Any]] | None = None
     parent: str | None = None
+    slow: bool = False
 
     def ready(self, resource: Any) -> bool:
         """Whether the service would accept a deletion now."""
@@ -189,7 +191,9 @@ def _delete_identity(connection: Connection, found: list[Any], entry: Entry) -> 
 # --- the table --------------------------------------------------------------------------
 
 
-def _octavia(name: str, plural: str, *, parent: str | None = None) -> Kind:
+def _octavia(
+    name: str, plural: str, *, parent: str | None = None, admin_only: bool = False
+) -> Kind:
     """A kind of the load balancing service that follows its naming rules."""
 
     def named(connection: Connection, wanted: str) -> Iterable[Any]:
@@ -202,7 +206,9 @@ def _octavia(name: str, plural: str, *, parent: str | None = None) -> Kind:
         delete=lambda c, r, e: getattr(c.load_balancer, f"delete_{name}")(
             r.id, ignore_missing=True
         ),
-        listing=lambda c, admin: getattr(c.load_balancer, plural)(),
+        listing=lambda c, admin: (
+            getattr(c.load_balancer, plural)() if admin or not admin_only else ()
+        ),
         parent=parent,
     )
 
@@ -220,11 +226,16 @@ def _neutron(name: str, plural: str) -> Kind:
     )
 
 
+def _floating_ips(connection: Connection) -> list[Any]:
+    try:
+        return list(connection.network.ips())
+    except sdk.NotFoundException:
+        return []  # a cloud without routers has no such thing
+
+
 def _look_floating_ip(connection: Connection, entry: Entry) -> Any:
     # Floating addresses have no name; the description is ours.
-    return next(
-        (ip for ip in connection.network.ips() if entry.name == ip.description), None
-    )
+    return next((ip for ip in _floating_ips(connection) if entry.name == ip.description), None)
 
 
 KINDS: dict[str, Kind] = {
@@ -236,6 +247,7 @@ KINDS: dict[str, Kind] = {
             _look_lb,
             _delete_lb,
             lambda c, admin: resources.LoadBalancer.list(c.load_balancer),
+            slow=True,
         ),
         _octavia("listener", "listeners", parent="load_balancer"),
         _octavia("pool", "pools", parent="load_balancer"),
@@ -250,7 +262,7 @@ KINDS: dict[str, Kind] = {
             parent="load_balancer",
         ),
         _octavia("flavor", "flavors"),
-        _octavia("flavor_profile", "flavor_profiles"),
+        _octavia("flavor_profile", "flavor_profiles", admin_only=True),
         Kind(
             "server",
             "Nova",
@@ -259,6 +271,7 @@ KINDS: dict[str, Kind] = {
             lambda c, admin: c.compute.servers(
                 details=True, **({"all_projects": True} if admin else {})
             ),
+            slow=True,
         ),
         Kind(
             "keypair",
@@ -290,7 +303,7 @@ KINDS: dict[str, Kind] = {
             "Neutron",
             _look_floating_ip,
             lambda c, r, e: c.network.delete_ip(r.id, ignore_missing=True),
-            lambda c, admin: c.network.ips(),
+            lambda c, admin: _floating_ips(c),
         ),
         Kind(
             "identity",

@@ -8,7 +8,8 @@ by name where it was not, since every name carries the run's id.
 
 The lines, in the order they appear::
 
-    {"journal": 1, "run": "k3f9t2ab", "pid": 4711, "identities": {"member": {...}}, ...}
+    {"journal": 1, "run": "k3f9t2ab", "pid": 4711, ...}
+    {"op": "who", "identities": {"member": {"cloud": "...", "project_id": "..."}}}
     {"op": "intent", "n": 1, "kind": "server", "name": "sriov-lb-k3f9t2ab_91c4-1-client",
      "by": "member", "extra": {...}}
     {"op": "made",   "n": 1, "id": "5f0c..."}           the service answered
@@ -139,17 +140,27 @@ class Ledger:
         )
         _sync_directory(self.path.parent)
 
+    def describe(self, identities: dict[str, dict[str, str]]) -> None:
+        """Record who the connections are, once they are known."""
+        with self._lock:
+            self._write({"op": "who", "identities": identities})
+
     # --- names ---------------------------------------------------------------------
 
     @property
     def token(self) -> str:
         return run_token(self.run_id)
 
+    @property
+    def mine(self) -> str:
+        """What every name made through this journal begins with."""
+        return f"{self.token}{self._part}-"
+
     def name(self, what: str) -> str:
         """A fresh name for ``what``: ``sriov-lb-<run>_<part>-<n>-<what>``."""
         with self._lock:
             self._named += 1
-            return f"{self.token}{self._part}-{self._named}-{what}"
+            return f"{self.mine}{self._named}-{what}"
 
     # --- making --------------------------------------------------------------------
 
@@ -338,6 +349,9 @@ def _replay(item: dict[str, Any], record: Record, by_number: dict[int, Entry]) -
     op = item["op"]
     if op == "closed":
         record.closed = True
+        return
+    if op == "who":
+        record.identities.update(item["identities"])
         return
     number = int(item["n"])
     if op == "intent":

@@ -94,17 +94,20 @@ class Settings:
 
 
 def once(make: Callable[[Any], T]) -> property:
-    """A property made at the first look; a failure is kept too and raised again."""
+    """A property made at the first look; a failure is kept too and raised again.
+
+    The object has two dictionaries, ``_made`` and ``_failures``.
+    """
 
     @functools.wraps(make)
-    def look(self: Site) -> T:
+    def look(self: Any) -> T:
         name = make.__name__
         if name in self._failures:
             raise self._failures[name]
         if name not in self._made:
             try:
                 self._made[name] = make(self)
-            except (errors.SriovLbError, sdk.SDKException) as error:
+            except Exception as error:
                 self._failures[name] = error
                 raise
         return self._made[name]

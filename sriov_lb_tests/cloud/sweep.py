@@ -2,7 +2,8 @@
 """Undo a ledger, also of a run that died, and prove that nothing is left.
 
 Entries are undone in reverse. Neighbours of one kind are asked for together and waited for
-together, which is the difference between a minute and five. A load balancer takes its
+together, and instances and load balancers, which nothing made later can hold back, are asked
+for first of all: the difference between a minute and five. A load balancer takes its
 listeners, pools, members and monitors along (cascade), so these are not undone singly.
 """
 
@@ -63,9 +64,31 @@ def undo(
     :param timeout: seconds for each group of neighbours.
     """
     failed: list[Leftover] = []
+    _ask_early(book, clouds, progress)
     for group in _groups(book.open_entries):
         failed += _undo_group(book, clouds, group, timeout, interval, progress)
     return failed
+
+
+def _ask_early(book: Ledger, clouds: Clouds, progress: Progress) -> None:
+    """Ask for the slow deletions at once, so that they go on side by side.
+
+    Only what nothing else can hold back; whatever does not work here has its turn later.
+    """
+    for entry in reversed(book.open_entries):
+        kind = kinds.KINDS[entry.kind]
+        if not kind.slow:
+            continue
+        with contextlib.suppress(sdk.SDKException):
+            found = kind.look(clouds.widest, entry)
+            if found is None or not kind.ready(found):
+                continue
+            if entry.id is None:
+                book.made(entry, found)
+            if entry.kind == "load_balancer":
+                follow(book, clouds, entry)
+            progress(f"deleting {entry}")
+            kind.delete(clouds.widest, found, entry)
 
 
 def undo_one(
@@ -151,6 +174,8 @@ def _ask(book: Ledger, clouds: Clouds, entry: Entry, timeout: float, interval: f
             return "absent"
         if entry.id is None and hasattr(found, "id"):
             book.made(entry, found)
+        if getattr(found, "provisioning_status", None) == "PENDING_DELETE":
+            return "asked"  # before, by us or by somebody else
         if not kind.ready(found):
             last[0] = f"It is {found.provisioning_status}."
             return None
@@ -267,8 +292,10 @@ def remains(clouds: Clouds, run_id: str, entries: Iterable[Entry] = ()) -> list[
     """
     token = ledger.run_token(run_id)
     found: dict[tuple[str, str], Leftover] = {}
-    connections = [c for c in (clouds.member, clouds.admin) if c is not None]
-    for connection in dict.fromkeys(connections):
+    connections = [clouds.member]
+    if clouds.admin is not None and clouds.admin is not clouds.member:
+        connections.append(clouds.admin)
+    for connection in connections:
         admin = kinds.is_admin(connection)
         for kind in kinds.KINDS.values():
             if kind.listing is None:

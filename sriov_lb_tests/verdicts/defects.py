@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registry of known defects.
+
+A defect is recognised by what it does, because Octavia's API does not tell its release: the
+operation that failed, the state it left, that the same operation works on the normal twin,
+and the words of the failure. Where the release is known all the same, it must be one of the
+defect's. A failure that matches is still a failure; it only has a name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from sriov_lb_tests import errors
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a defect looks like; an empty part matches everything.
+
+    :param operations: what was being done, such as ``listener-create``.
+    :param sriov: the state that it left on the SR-IOV load balancer.
+    :param normal: the state that the same operation left on the normal twin.
+    :param requirements: ids or beginnings of ids.
+    :param message: searched in the failure's words.
+    """
+
+    operations: tuple[str, ...]
+    sriov: str | None
+    normal: str | None
+    requirements: tuple[str, ...]
+    message: re.Pattern[str] | None
+
+    def matches(self, requirement: str, message: str, seen: Mapping[str, Any]) -> bool:
+        if self.requirements and not requirement.startswith(self.requirements):
+            return False
+        if self.operations and seen.get("operation") not in self.operations:
+            return False
+        if self.sriov is not None and seen.get("sriov") != self.sriov:
+            return False
+        if self.normal is not None and seen.get("normal") != self.normal:
+            return False
+        return self.message is None or self.message.search(message) is not None
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A defect of Octavia that is known.
+
+    :param releases: each a version, or a range ``A..B`` that holds both its ends.
+    """
+
+    id: str
+    title: str
+    releases: tuple[str, ...]
+    upstream: str
+    means: str
+    signature: Signature
+
+    def affects(self, release: str) -> bool:
+        """Whether a release of Octavia is one of this defect's."""
+        version = _version(release)
+        for entry in self.releases:
+            low, _, high = entry.partition("..")
+            if _version(low) <= version <= _version(high or low):
+                return True
+        return False
+
+    def sentence(self, release: str = "") -> str:
+        """What a failed test says instead of blaming the environment."""
+        where = f" (Octavia {release})" if release else ""
+        return (
+            f"Known defect {self.id}{where}: {self.title} {self.means} Releases: "
+            f"{', '.join(self.releases)}. Upstream: {self.upstream}"
+        )
+
+
+class Registry:
+    """All known defects."""
+
+    def __init__(self, defects: Iterable[Defect]) -> None:
+        self.defects = tuple(defects)
+
+    def match(
+        self, requirement: str, message: str, seen: Mapping[str, Any], release: str = ""
+    ) -> Defect | None:
+        """The defect that a failure shows, if it is a known one.
+
+        :param seen: observations: ``operation``, ``sriov``, ``normal``.
+        :param release: of Octavia where known; a defect of other releases is no match.
+        """
+        for defect in self.defects:
+            if release and not defect.affects(release):
+                continue
+            if defect.signature.matches(requirement, message, seen):
+                return defect
+        return None
+
+
+def load(path: str | Path | None = None) -> Registry:
+    """The registry from a file, or the one that comes with the plugin.
+
+    :raises ConfigurationError: the file is missing, or breaks the schema.
+    """
+    here = resources.files("sriov_lb_tests.verdicts")
+    source = Path(path) if path else here / "defects.yaml"
+    try:
+        data = yaml.safe_load(source.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise errors.ConfigurationError(
+            f"The registry of known defects {source} cannot be read: {error}",
+            remedy="Correct [sriov_lb] known_defects_file, or leave it empty.",
+        ) from error
+    schema = json.loads((here / "defects.schema.json").read_text())
+    problems = list(jsonschema.Draft202012Validator(schema).iter_errors(data))
+    if problems:
+        text = "; ".join(
+            f"{'/'.join(map(str, p.absolute_path)) or 'top'}: {p.message}" for p in problems
+        )
+        raise errors.ConfigurationError(
+            f"The registry of known defects {source} does not follow its schema: {text}.",
+            remedy="sriov_lb_tests/verdicts/defects.schema.json says what it may hold.",
+        )
+    return Registry(_defect(entry) for entry in data["defects"])
+
+
+def _defect(entry: Mapping[str, Any]) -> Defect:
+    sign = entry["signature"]
+    pattern = sign.get("message")
+    return Defect(
+        id=entry["id"],
+        title=entry["title"].strip(),
+        releases=tuple(entry["releases"]),
+        upstream=entry["upstream"].strip(),
+        means=" ".join(entry["means"].split()),
+        signature=Signature(
+            operations=tuple(sign.get("operations", ())),
+            sriov=sign.get("sriov"),
+            normal=sign.get("normal"),
+            requirements=tuple(sign.get("requirements", ())),
+            message=re.compile(pattern, re.IGNORECASE) if pattern else None,
+        ),
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """"16.0.1" as (16, 0, 1); what follows the numbers (".dev3", "0rc1") is cut off."""
+    numbers = []
+    for part in text.strip().split("."):
+        match = re.match(r"\d+", part)
+        if not match:
+            break
+        numbers.append(int(match[0]))
+    return tuple(numbers + [0] * (3 - len(numbers)))
