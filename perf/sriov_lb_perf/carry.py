@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib.resources
 import json
 
+from . import agent
+
 PACKAGE = "sriov_lb_agent"  # its name where it runs
 
 # Reads one line with a length, that many bytes of JSON {"modules": {name: source}}, imports them
@@ -65,7 +67,7 @@ def command(python: str = "python3") -> list[str]:
 def cargo() -> bytes:
     """The bytes to write to stdin first: length line and the modules."""
     modules = {}
-    for entry in importlib.resources.files("sriov_lb_perf").joinpath("agent").iterdir():
+    for entry in importlib.resources.files(agent).iterdir():
         if entry.name.endswith(".py"):
             stem = entry.name[:-3]
             name = PACKAGE if stem == "__init__" else f"{PACKAGE}.{stem}"

@@ -26,7 +26,11 @@ def run_open(job: dict, link) -> dict:
 
     A request that finds no free connection waits its turn, and that wait counts: its response
     time runs from the intended time. Times of every request are kept by index, so nothing has
-    to be decided (or corrected) while it runs.
+    to be decided (or corrected) while it runs:
+
+    ``due`` intended, ``ready`` from when on it could have been sent (``due``, or later when no
+    connection was free: that wait is the target's), ``sent`` (``sent - ready`` is this
+    process's own lag), ``done``, and with stamps ``kernel`` (receive minus transmit stamp).
     """
     target = Target(job)
     stamps = bool(job.get("stamps"))
@@ -41,12 +45,14 @@ def run_open(job: dict, link) -> dict:
     reader = Reader()
     health = Health()
     poller = select.epoll()
+    ready = array.array("q", due)
     sent = array.array("q", [-1]) * total
     done = array.array("q", [-1]) * total
     kernel = array.array("q", [-1]) * (total if stamps else 0)
     source = collections.Counter()  # which stamps were had
     held = {}
     free = collections.deque()
+    since = {}  # fd -> when it became free, ns from the start
     current = {}  # fd -> index of the request under way
     posted = {}  # fd -> bytes sent so far (the kernel's OPT_ID counts them)
     tx = {}  # fd -> (software, hardware) transmit stamp of the request under way
@@ -60,7 +66,11 @@ def run_open(job: dict, link) -> dict:
         if stamps:
             sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, STAMP_FLAGS)
         poller.register(fd, select.EPOLLIN)
+        release(fd)
+
+    def release(fd):
         free.append(fd)
+        since[fd] = clock() - begin
 
     def lose(fd, why):
         """The connection is gone, and with it the request that was on it."""
@@ -119,6 +129,7 @@ def run_open(job: dict, link) -> dict:
     retry = collections.deque()
     opening = {}  # fd -> socket whose connection is under way
     link.watch(poller, recvs)
+    begin = clock()
     for sock in socks:
         adopt(sock)
     position = 0  # next request to send
@@ -132,6 +143,7 @@ def run_open(job: dict, link) -> dict:
     started = False
     with quiet_gc():
         begin = clock() + 2_000_000  # room to reach the loop before the first one is due
+        since.update(dict.fromkeys(since, 0))
         mark = begin + tick_ns
         try:
             while True:
@@ -145,8 +157,9 @@ def run_open(job: dict, link) -> dict:
                     if fd not in held:
                         continue
                     current[fd] = position
-                    moment = clock()
-                    sent[position] = moment - begin
+                    if since[fd] > due[position]:
+                        ready[position] = since[fd]
+                    sent[position] = clock() - begin
                     position += 1
                     posted[fd] += len(request)
                     tx.pop(fd, None)
@@ -228,7 +241,7 @@ def run_open(job: dict, link) -> dict:
                     if answer[1]:
                         lose(fd, "closed by the target")
                     else:
-                        free.append(fd)
+                        release(fd)
             vitals = health.stop() if started else {}
         finally:
             for sock in [*held.values(), *opening.values()]:
@@ -243,11 +256,11 @@ def run_open(job: dict, link) -> dict:
         "stamps": dict(source),
         "timer_slack_ns": slack,
         "health": vitals,
-        **_open_times(due, sent, done, kernel, first, raw=job.get("raw", True)),
+        **_open_times(due, ready, sent, done, kernel, first, raw=job.get("raw", True)),
     }
 
 
-def _open_times(due, sent, done, kernel, first, *, raw) -> dict:
+def _open_times(due, ready, sent, done, kernel, first, *, raw) -> dict:
     """The times of an open-loop job from request ``first`` on, raw or binned."""
     total = len(due)
     unsent = sum(1 for i in range(first, total) if sent[i] < 0)
@@ -256,6 +269,7 @@ def _open_times(due, sent, done, kernel, first, *, raw) -> dict:
     if raw and total - first <= RAW_LIMIT:
         report["raw"] = {
             "due": pack(due[first:]),
+            "ready": pack(ready[first:]),
             "sent": pack(sent[first:]),
             "done": pack(done[first:]),
             "kernel": pack(kernel[first:]) if kernel else None,
@@ -264,12 +278,12 @@ def _open_times(due, sent, done, kernel, first, *, raw) -> dict:
     response, service, lag, wire = Counts(), Counts(), Counts(), Counts()
     for i in range(first, total):
         if sent[i] >= 0:
-            lag.add(sent[i] - due[i])
+            lag.add(sent[i] - ready[i])
         if done[i] >= 0:
             response.add(done[i] - due[i])
             service.add(done[i] - sent[i])
             if kernel and kernel[i] >= 0:
-                wire.add(kernel[i])
+                wire.add(ready[i] - due[i] + kernel[i])
     report["binned"] = {
         "response": response.take(),
         "service": service.take(),

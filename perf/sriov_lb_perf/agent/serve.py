@@ -26,8 +26,8 @@ class Link:
         self._writing = writing
         self._buffer = b""
 
-    def report(self, kind: str, **fields) -> None:
-        data = (json.dumps({"report": kind, **fields}, separators=(",", ":")) + "\n").encode()
+    def report(self, what, /, **fields) -> None:
+        data = (json.dumps({"report": what, **fields}, separators=(",", ":")) + "\n").encode()
         while data:
             data = data[os.write(self._writing, data) :]
 

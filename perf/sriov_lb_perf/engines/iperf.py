@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bandwidth: iperf3 through a TCP listener, with the figures RFC 6349 asks for."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import time
+from collections.abc import Mapping
+
+from .. import errors
+from ..model import Health, Metric, Sample, Stage, Trial
+from ..targets import Pair
+from .base import Crew
+
+
+class Bandwidth:
+    """One iperf3 run per trial, from the first client to a member behind the VIP.
+
+    ``direction`` is ``up`` (client sends) or ``down``; ``flows`` parallel streams.
+    """
+
+    name = "iperf3"
+
+    def metrics(self, stage: Stage) -> list[Metric]:
+        way = {"up": "client to member", "down": "member to client"}
+        direction = stage.parameters.get("direction", "down")
+        flows = int(stage.parameters.get("flows", 1))
+        plural = "flow" if flows == 1 else "flows"
+        return [
+            Metric(
+                "rate", f"Bandwidth, {way[direction]}, {flows} {plural}", "bit/s", "higher"
+            ),
+            Metric(
+                "efficiency", "TCP efficiency (share of segments not retransmitted)", "1",
+                "higher", claim=False, note="RFC 6349",
+            ),
+            Metric(
+                "buffer_delay", "Buffer delay (mean over smallest round trip, minus one)", "1",
+                "lower", claim=False, note="RFC 6349; from the sender's TCP_INFO",
+            ),
+            Metric(
+                "rtt", "Mean round trip while sending", "ns", "lower", claim=False,
+                note="from the sender's TCP_INFO",
+            ),
+        ]  # fmt: skip
+
+    def unfit(self, stage: Stage, pair: Pair) -> str | None:
+        missing = [vip.role for vip in (pair.reference, pair.candidate) if not vip.iperf3]
+        if missing:
+            return (
+                f"no iperf3 listener is known on the VIP of {' and '.join(missing)} "
+                "(`iperf3` in the target file)"
+            )
+        return None
+
+    def configure(self, stage: Stage, pair: Pair, crew: Crew) -> None:
+        client = crew.clients[0]
+        found = crew.hosts[client.name].run(["iperf3", "--version"], check=False)
+        if found.status != 0:
+            raise errors.ClientFailed(
+                f"iperf3 does not run on client {client.describe()}: "
+                f"{(found.stderr or found.stdout).strip()[:200]}",
+                remedy="Use a client image with iperf3, or a profile without iperf3 stages.",
+            )
+        self.version = found.stdout.split("\n", 1)[0]
+
+    def measure(self, trial: Trial, pair: Pair, crew: Crew) -> Sample:
+        stage = trial.stage
+        address, port = pair.side(trial.side).iperf3
+        argv = [
+            "iperf3", "--json", "--client", address, "--port", str(port),
+            "--connect-timeout", "3000", "--omit", f"{max(0, round(stage.warmup))}",
+            "--time", f"{max(1, round(stage.seconds))}",
+            "--parallel", str(int(stage.parameters.get("flows", 1))),
+        ]  # fmt: skip
+        if stage.parameters.get("direction", "down") == "down":
+            argv.append("--reverse")
+        client = crew.clients[0]
+        started = time.time()
+        done = crew.hosts[client.name].run(argv, check=False, timeout=stage.trial_seconds + 20)
+        try:
+            report = json.loads(done.stdout)
+        except ValueError as error:
+            raise errors.EngineFailed(
+                f"{shlex.join(argv)} on {client.name}: status {done.status}, no JSON: "
+                f"{(done.stderr or done.stdout).strip()[:300]}"
+            ) from error
+        if report.get("error"):
+            raise errors.TargetFailed(
+                f"iperf3 from {client.name} to {address} port {port}: {report['error']}."
+            )
+        return sample_of(trial, started, report, crew.limits.cpu)
+
+
+def sample_of(trial: Trial, started: float, report: Mapping, limit: float) -> Sample:
+    """From iperf3's JSON report."""
+    end = report["end"]
+    received = end["sum_received"]
+    rate = float(received["bits_per_second"])
+    share = float(end["cpu_utilization_percent"]["host_total"]) / 100
+    sent = end["sum_sent"]
+    mss = report["start"].get("tcp_mss_default") or report["start"].get("tcp_mss") or 1448
+    segments = max(1.0, sent["bytes"] / mss)
+    values = {"rate": rate, "efficiency": math.nan, "buffer_delay": math.nan, "rtt": math.nan}
+    if "retransmits" in sent:
+        values["efficiency"] = 1 - min(1.0, sent["retransmits"] / segments)
+    flows = [stream["sender"] for stream in end["streams"]]
+    means = [flow["mean_rtt"] for flow in flows if flow.get("mean_rtt")]
+    least = [flow["min_rtt"] for flow in flows if flow.get("min_rtt")]
+    if means and least:
+        mean = sum(means) / len(means)
+        values["rtt"] = mean * 1e3  # iperf3 counts us
+        values["buffer_delay"] = mean / min(least) - 1
+    health = Health(cpu=share)
+    if share >= limit:
+        health.bottleneck.append(f"iperf3 used {share:.0%} of its core")
+    return Sample(
+        trial=trial,
+        started=started,
+        window=float(received["seconds"]),
+        requests=0,
+        values=values,
+        health=health,
+        void=list(health.bottleneck),
+        series=[
+            {"t": interval["sum"]["start"], "bit_per_s": interval["sum"]["bits_per_second"]}
+            for interval in report.get("intervals", ())
+            if not interval["sum"].get("omitted")
+        ],
+    )

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Engines by the name profiles use."""
+
+from __future__ import annotations
+
+from .base import Engine
+from .iperf import Bandwidth
+from .load import ConnectionRate, Goodput, RequestRate
+from .probe import LatencyProbe
+
+ENGINES: dict[str, type] = {
+    engine.name: engine
+    for engine in (RequestRate, ConnectionRate, Goodput, LatencyProbe, Bandwidth)
+}
+
+
+def make(name: str) -> Engine:
+    """A fresh engine. The profile's schema knows the names, so an unknown one is a KeyError."""
+    return ENGINES[name]()

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load profiles: YAML in ``scenarios/profiles/``, checked before anything is started."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from . import errors
+from .engines.base import Limits
+from .engines.registry import make
+from .model import Stage
+
+#: Seconds between two trials: connections are opened, processes are told.
+TRIAL_OVERHEAD = 0.2
+#: Seconds to start agents and locust.
+START_OVERHEAD = 8.0
+#: iperf3 starts a process and talks to its server before and after.
+IPERF_OVERHEAD = 1.5
+
+
+@dataclass(frozen=True)
+class ClaimSpec:
+    """A published claim, to be judged on the first of ``metrics`` that was measured."""
+
+    text: str
+    source: str
+    metrics: tuple[str, ...]
+    ratio: float
+    better: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a comparison measures, for how long, and how it decides."""
+
+    name: str
+    title: str
+    note: str
+    time_limit: float
+    margin: float
+    alpha: float
+    limits: Limits
+    void_share: float
+    claims: tuple[ClaimSpec, ...]
+    stages: tuple[Stage, ...]
+    optional: frozenset[str]
+    source: Mapping[str, Any]
+
+    def most_seconds(self) -> float:
+        """The longest this profile can take, s."""
+        return START_OVERHEAD + sum(
+            stage.most * 4 * (stage.trial_seconds + overhead(stage)) for stage in self.stages
+        )
+
+
+def overhead(stage: Stage) -> float:
+    """Seconds a trial takes beside its own time."""
+    return IPERF_OVERHEAD if stage.engine == "iperf3" else TRIAL_OVERHEAD
+
+
+def folder():
+    """Where the profiles are, in a checkout and in an installed package."""
+    return importlib.resources.files("sriov_lb_tests").joinpath("scenarios", "profiles")
+
+
+def names() -> list[str]:
+    """Of the profiles that come with the project."""
+    return sorted(
+        entry.name[:-5] for entry in folder().iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def load(name_or_path: str) -> Profile:
+    """A profile by name, or from a file (anything with a slash or ending in .yaml).
+
+    :raises BadProfile: unknown, breaks the schema, or cannot finish in its time.
+    """
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        source, origin = Path(name_or_path), name_or_path
+        if not source.is_file():
+            raise errors.BadProfile(f"There is no profile file {name_or_path}.")
+    else:
+        source = folder().joinpath(f"{name_or_path}.yaml")
+        origin = f"profile {name_or_path}"
+        if not source.is_file():
+            raise errors.BadProfile(
+                f"There is no profile {name_or_path!r}; there are: {', '.join(names())}.",
+                remedy="Name one of these, or give the path of a YAML file.",
+            )
+    try:
+        data = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise errors.BadProfile(f"{origin} is not YAML: {error}") from error
+    return from_mapping(data, origin)
+
+
+def from_mapping(data: Any, origin: str) -> Profile:
+    """A parsed profile; ``origin`` is for messages."""
+    schema = json.loads(folder().joinpath("profile.schema.json").read_text())
+    checker = jsonschema.Draft202012Validator(schema)
+    problems = sorted(checker.iter_errors(data), key=lambda p: list(map(str, p.absolute_path)))
+    if problems:
+        lines = "; ".join(
+            f"{'/'.join(map(str, p.absolute_path)) or '(top)'}: {p.message}" for p in problems
+        )
+        raise errors.BadProfile(f"{origin} breaks its schema: {lines}.")
+    stages = tuple(_stage(entry) for entry in data["stages"])
+    given = [stage.name for stage in stages]
+    twice = sorted({name for name in given if given.count(name) > 1})
+    if twice:
+        raise errors.BadProfile(f"{origin}: stage name {', '.join(twice)} is used twice.")
+    limits = dict(data.get("limits", {}))
+    void_share = limits.pop("void", 0.5)
+    profile = Profile(
+        name=data["name"],
+        title=data["title"],
+        note=data.get("note", ""),
+        time_limit=data["time_limit"],
+        margin=data["margin"],
+        alpha=data.get("alpha", 0.05),
+        limits=Limits(**limits),
+        void_share=void_share,
+        claims=tuple(
+            ClaimSpec(c["text"], c["source"], tuple(c["metric"]), c["ratio"], c["better"])
+            for c in data.get("claims", ())
+        ),
+        stages=stages,
+        optional=frozenset(e["name"] for e in data["stages"] if e.get("optional")),
+        source=data,
+    )
+    _check(profile, origin)
+    return profile
+
+
+def _stage(entry: Mapping) -> Stage:
+    blocks = entry["blocks"]
+    fixed = isinstance(blocks, int)
+    return Stage(
+        name=entry["name"],
+        title=entry["title"],
+        engine=entry["engine"],
+        seconds=float(entry["seconds"]),
+        warmup=float(entry["warmup"]),
+        blocks=blocks if fixed else blocks["least"],
+        most=blocks if fixed else blocks["most"],
+        until=None if fixed else blocks["until"],
+        load=float(entry.get("load", 0.0)),
+        parameters=entry.get("parameters", {}),
+    )
+
+
+def _check(profile: Profile, origin: str) -> None:
+    """What a schema cannot say."""
+    seconds = profile.most_seconds()
+    if seconds > profile.time_limit:
+        longest = max(profile.stages, key=lambda s: s.most * (s.trial_seconds + overhead(s)))
+        raise errors.BadProfile(
+            f"{origin} cannot finish in its time: its trials take up to {seconds:.0f} s, "
+            f"time_limit is {profile.time_limit:g} s; the longest stage is {longest.name!r} "
+            f"({longest.most} blocks of 4 trials of {longest.trial_seconds:g} s).",
+            remedy="Raise time_limit, or use fewer blocks or shorter trials.",
+        )
+    measured = set()
+    rate_seen = False
+    for stage in profile.stages:
+        if stage.most < stage.blocks:
+            raise errors.BadProfile(
+                f"{origin}, stage {stage.name}: most ({stage.most}) is less than least "
+                f"({stage.blocks})."
+            )
+        if stage.load and not rate_seen:
+            raise errors.BadProfile(
+                f"{origin}, stage {stage.name}: load {stage.load:g} is a share of the measured "
+                "maximum, but no http-rate stage comes before it."
+            )
+        rate_seen = rate_seen or stage.engine == "http-rate"
+        measured |= {f"{stage.name}.{metric.name}" for metric in make(stage.engine).metrics(stage)}
+    for claim in profile.claims:
+        if not measured & set(claim.metrics):
+            raise errors.BadProfile(
+                f"{origin}, claim {claim.text!r}: unknown metric {', '.join(claim.metrics)}; this "
+                f"profile measures {', '.join(sorted(measured))}."
+            )

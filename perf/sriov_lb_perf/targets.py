@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is compared: two VIPs and the clients they are measured from."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jsonschema
+import yaml
+
+from . import errors
+from .clients import Client
+from .model import CANDIDATE, REFERENCE
+
+
+@dataclass(frozen=True)
+class Target:
+    """One VIP.
+
+    :param role: ``normal`` or ``sriov`` (the report's names; any two words do).
+    :param url: of a small object, for request rate, latency and connection rate.
+    :param large: path of a large object on the same listener, for goodput; None: not measured.
+    :param iperf3: (address, port) of a TCP listener with iperf3 servers behind it, or None.
+    :param facts: whatever is known of it (load balancer id, host, flavor, haproxy threads…).
+    """
+
+    role: str
+    url: str
+    large: str | None = None
+    iperf3: tuple[str, int] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        url = urlsplit(self.url)
+        try:
+            valid = url.scheme in ("http", "https") and url.hostname and url.port != 0
+        except ValueError:
+            valid = False
+        if not valid:
+            raise errors.BadTarget(
+                f"The {self.role} VIP {self.url!r} is not a URL of the form "
+                "http://ADDRESS[:PORT]/PATH."
+            )
+
+    @property
+    def large_url(self) -> str | None:
+        if self.large is None:
+            return None
+        url = urlsplit(self.url)
+        return url._replace(path="/" + self.large.lstrip("/"), query="").geturl()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two VIPs of a comparison, and from where they are measured.
+
+    ``reference`` is the normal VIP (A), ``candidate`` the SR-IOV VIP (B): ratios are B / A.
+    """
+
+    reference: Target
+    candidate: Target
+    clients: tuple[Client, ...]
+    substrate: str = "unknown"
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.clients:
+            raise errors.BadTarget(
+                "No client was given.",
+                remedy="Add --client: where load is generated, such as ssh://debian@10.0.0.7.",
+            )
+        names = [client.name for client in self.clients]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise errors.BadTarget(f"Client name {', '.join(sorted(twice))} is used twice.")
+
+    def side(self, side: str) -> Target:
+        return {REFERENCE: self.reference, CANDIDATE: self.candidate}[side]
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """(reference, candidate)"""
+        return self.reference.role, self.candidate.role
+
+
+def schema() -> dict:
+    """The JSON Schema of a target file."""
+    text = importlib.resources.files(__package__).joinpath("targets.schema.json").read_text()
+    return json.loads(text)
+
+
+def load(path: str | Path) -> Pair:
+    """A target file (YAML or JSON).
+
+    :raises BadTarget: it cannot be read or breaks the schema; all breaches are named.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise errors.BadTarget(f"--targets {path}: {error}") from error
+    return from_mapping(data, str(path))
+
+
+def from_mapping(data: Any, origin: str) -> Pair:
+    """A parsed target file; ``origin`` is for messages."""
+    checker = jsonschema.Draft202012Validator(schema())
+    problems = sorted(checker.iter_errors(data), key=lambda p: list(map(str, p.absolute_path)))
+    if problems:
+        lines = "; ".join(
+            f"{'/'.join(map(str, p.absolute_path)) or '(top)'}: {p.message}" for p in problems
+        )
+        raise errors.BadTarget(f"{origin} does not describe targets: {lines}.")
+    vips = {
+        role: Target(
+            role=entry.get("name", role),
+            url=entry["url"],
+            large=entry.get("large"),
+            iperf3=(
+                (entry["iperf3"]["address"], entry["iperf3"]["port"])
+                if "iperf3" in entry
+                else None
+            ),
+            facts=entry.get("facts", {}),
+        )
+        for role, entry in data["vips"].items()
+    }
+    return Pair(
+        reference=vips["normal"],
+        candidate=vips["sriov"],
+        clients=tuple(Client.from_mapping(entry) for entry in data["clients"]),
+        substrate=data.get("substrate", "unknown"),
+        facts=data.get("facts", {}),
+    )
