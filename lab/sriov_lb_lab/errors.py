@@ -6,7 +6,7 @@
     LabError                    whatever the lab itself reports; exit code 1
     ├── HostError               this machine cannot run a lab (no root, unsupported distribution,
     │                           too little disk or memory, a kernel feature is missing)
-    ├── BuildError              a tree could not be built (a step failed, something is not to be had)
+    ├── BuildError              a tree could not be built (a step failed, a thing is not to be had)
     ├── StateError              the state folder or a lab in it is not what the command needs
     │   ├── NotRunning          it needs a running lab and there is none of that name
     │   └── AlreadyRunning      it needs the lab to be down

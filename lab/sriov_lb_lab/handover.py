@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-import string
+import re
 from pathlib import Path
 
 import yaml
@@ -13,7 +13,7 @@ from sriov_lb_lab import files
 from sriov_lb_lab.config import ini
 from sriov_lb_lab.errors import StateError
 from sriov_lb_lab.paths import INSIDE_STACK, Paths
-from sriov_lb_lab.settings import HOSTS, PHYSNETS, Settings
+from sriov_lb_lab.settings import BOOTSTRAP_IDS, HOSTS, PHYSNETS, SECRETS, Settings
 
 GUEST_USER = "debian"
 
@@ -137,20 +137,38 @@ def _tempest(paths: Paths, settings: Settings) -> dict[str, dict[str, object]]:
     }  # fmt: skip
 
 
+def check_extra(extra: Path) -> None:
+    """Find out before anything is started whether the file can be used.
+
+    :raises StateError: it cannot be read or names a fact that no lab has.
+    """
+    blank = Settings("lab", "0", "none", {}, 1000, {name: "" for name in SECRETS}, _blank_ids())
+    _substituted(extra, facts(Paths.of("/", "lab"), blank))
+
+
+def _blank_ids() -> dict[str, str]:
+    return {name: "" for name in BOOTSTRAP_IDS}
+
+
 def _substituted(extra: Path, described: dict[str, object]) -> str:
+    """The file's text with each ``${fact}`` replaced; a lone ``$`` is nothing special."""
+
+    def value(match: re.Match[str]) -> str:
+        try:
+            return str(described[match[1]])
+        except KeyError as error:
+            raise StateError(
+                f"--tempest-extra {extra}: ${{{match[1]}}} is not a fact of the lab",
+                "the facts are: " + ", ".join(sorted(described)),
+            ) from error
+
     try:
-        return string.Template(extra.read_text()).substitute(
-            {key: str(value) for key, value in described.items()}
-        )
-    except (KeyError, ValueError) as error:
-        raise StateError(
-            f"--tempest-extra {extra}: {error} is not a fact of the lab",
-            "the facts are the keys of lab.json: " + ", ".join(sorted(described)),
-        ) from error
+        text = extra.read_text()
     except OSError as error:
         raise StateError(
             f"--tempest-extra {extra}: {error.strerror}", "name a readable file"
         ) from error
+    return re.sub(r"\$\{([a-z_0-9]+)\}", value, text)
 
 
 def _shim(paths: Paths, name: str) -> str:

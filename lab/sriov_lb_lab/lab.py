@@ -15,10 +15,10 @@ from typing import Any
 
 from sriov_lb_lab import files, handover, programs, settings, template
 from sriov_lb_lab.build import trees as build
+from sriov_lb_lab.build.trees import Progress
 from sriov_lb_lab.errors import AlreadyRunning, LabError, ServiceError
 from sriov_lb_lab.paths import INSIDE_STACK, Paths
 from sriov_lb_lab.runtime import Runtime
-from sriov_lb_lab.template import Progress
 
 DEFAULT_OCTAVIA = "16.0.0"
 PYTHON = f"{INSIDE_STACK}/bin/python"
@@ -68,20 +68,37 @@ class Lab:
         :raises AlreadyRunning: one runs with another Octavia release.
         :raises LabError: anything that kept it from coming up; the logs stay.
         """
+        if extra:
+            handover.check_extra(extra)
         with self._locked():
             if self.runtime.pid() is not None:
                 return self._already(octavia, extra, progress)
             trees = self.build(octavia, mirror, progress)
             made = self._prepare(octavia, trees)
-            progress("start", "network, hosts, services")
-            self.runtime.start(trees["system"], trees["stack"], programs.everything(made))
-            progress("bootstrap", "users, endpoints, images, networks, key pairs")
-            self._bootstrap()
-            made = self._settings()
-            handover.write(self.paths, made, extra)
-            progress("services", "waiting until every service is well")
-            self._await_health(progress)
-            return handover.facts(self.paths, made)
+            try:
+                return self._start(made, trees, extra, progress)
+            except BaseException:
+                # Also on Ctrl-C: half a lab is of no use to anybody. Its logs stay.
+                progress("stop", "it did not come up; ending what was started")
+                self.runtime.stop()
+                raise
+
+    def _start(
+        self,
+        made: settings.Settings,
+        trees: dict[str, Path],
+        extra: Path | None,
+        progress: Progress,
+    ) -> dict[str, Any]:
+        progress("start", "network, hosts, services")
+        self.runtime.start(trees["system"], trees["stack"], programs.everything(made))
+        progress("bootstrap", "users, endpoints, images, networks, key pairs")
+        self._bootstrap()
+        made = self._settings()
+        handover.write(self.paths, made, extra)
+        progress("services", "waiting until every service is well")
+        self._await_health(progress)
+        return handover.facts(self.paths, made)
 
     def _already(self, octavia: str, extra: Path | None, progress: Progress) -> dict[str, Any]:
         made = self._settings()

@@ -104,6 +104,13 @@ SECRETS = (
     "octavia", "heartbeat", "ca_passphrase", "server_key_passphrase",
 )  # fmt: skip
 
+# What bootstrap makes and names in ``Settings.ids``.
+BOOTSTRAP_IDS = (
+    "project_service", "project_admin", "project_member", "network_mgmt", "subnet_mgmt",
+    "network_access", "subnet_access", "security_group_mgmt", "image_guest", "image_amphora",
+    "flavor_guest", "flavor_amphora",
+)  # fmt: skip
+
 
 @dataclass
 class Settings:

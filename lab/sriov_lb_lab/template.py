@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Protocol
 
 from sriov_lb_lab import database, files, programs, settings
+from sriov_lb_lab.build.trees import Progress
 from sriov_lb_lab.config import neutron, nova, octavia, small
 from sriov_lb_lab.errors import LabError
 from sriov_lb_lab.paths import Paths
@@ -19,12 +20,6 @@ from sriov_lb_lab.runtime import Runtime, wait_until
 
 # What of a lab's folder the template keeps.
 _KEPT = ("mysql", "keystone")
-
-
-class Progress(Protocol):
-    """How a long step says where it is."""
-
-    def __call__(self, step: str, message: str) -> None: ...
 
 
 def etc(made: settings.Settings) -> dict[str, str]:
@@ -50,8 +45,18 @@ def ensure(state: Path, trees: dict[str, Path], octavia_version: str, progress: 
     target = state / "cache" / f"database-{octavia_version}-{digest}"
     if (target / "passwords.json").exists():
         return target
+    with (state / "cache" / ".database.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (target / "passwords.json").exists():
+            _make(state, trees, octavia_version, target, progress)
+    return target
+
+
+def _make(
+    state: Path, trees: dict[str, Path], octavia_version: str, target: Path, progress: Progress
+) -> None:
     progress("database", "migrating all schemas once (kept for later starts)")
-    scratch = Paths.of(state, f"t-{digest}")
+    scratch = Paths.of(state, "t-" + target.name.rpartition("-")[2])
     runtime = Runtime(scratch)
     shutil.rmtree(scratch.lab, ignore_errors=True)
     made = settings.Settings(
@@ -76,7 +81,6 @@ def ensure(state: Path, trees: dict[str, Path], octavia_version: str, progress: 
     finally:
         runtime.stop()
     _keep(scratch.lab, target, made)
-    return target
 
 
 def _accepts(runtime: Runtime) -> bool:
