@@ -515,7 +515,7 @@ class _Writer:
                 Match(protocols=udp, sport=((547, 547),), dport=((546, 546),)),
                 Match(version=6, protocols=v6, icmp_types=((130, 136), (143, 143))),
             ],
-            "address configuration and neighbour discovery, as security groups let in by themselves",
+            "address configuration and neighbour discovery: security groups let them in as well",
             "Neutron security groups: default rules of each port (DHCP, RA, NS, NA, MLD)",
         )
         anywhere = {"interfaces": frozenset({self.vip})}

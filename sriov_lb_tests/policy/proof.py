@@ -699,8 +699,10 @@ class _Search:
 
         fields = self.space.fields
         version = 6 if z3.is_true(model.eval(self.space.v6, model_completion=True)) else 4
-        special = {"source4", "source6", "destination4", "destination6", "protocol", "sport",
-                   "dport", "tcp_flags", "icmp_type", "icmp_code", "hop_limit", "state"}  # fmt: skip
+        special = {
+            "source4", "source6", "destination4", "destination6", "protocol", "sport", "dport",
+            "tcp_flags", "icmp_type", "icmp_code", "hop_limit", "state",
+        }  # fmt: skip
         values = {name: number(fields[name]) for name in WIDTHS}
         return Packet(
             interface=self.space.interfaces[number(self.space.interface)],

@@ -590,7 +590,8 @@ class _Parser:
             # Exactly one state bit is set: the rows are the states.
             rows = tuple((((bit, bit),),) for bit in STATES.values() if number & bit)
             return Match((node,), merge_rows(list(rows)), negated)
-        return Match((Masked(node, "&", number),), ((((0, 0),),)), not negated)
+        zero: Cell = ((0, 0),)
+        return Match((Masked(node, "&", number),), ((zero,),), not negated)
 
     def _comparison(self, node: Node, operation: str, right: object) -> Match:
         if not node.width:

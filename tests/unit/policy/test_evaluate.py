@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fate of single packets."""
+
+import json
+import pathlib
+
+import pytest
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.policy.evaluate import evaluate
+from sriov_lb_tests.policy.packet import ACK, ICMP, ICMPV6, SYN, TCP, UDP, VRRP, Packet
+from sriov_lb_tests.policy.ruleset import parse
+
+LISTINGS = pathlib.Path(__file__).parent / "listings"
+
+
+def listing(name):
+    return parse((LISTINGS / f"{name}.json").read_text())
+
+
+def packet(source="198.51.100.9", destination="198.51.100.20", protocol=TCP, dport=80, **more):
+    more.setdefault("interface", "eth1")
+    return Packet(source=source, destination=destination, protocol=protocol, dport=dport, **more)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "fields"),
+    [
+        (True, {}),
+        (True, {"source": "198.51.100.127"}),
+        (False, {"source": "198.51.100.128"}),
+        (False, {"dport": 81}),
+        (False, {"protocol": UDP}),
+        (False, {"interface": "eth2"}),
+        (True, {"interface": "lo", "source": "127.0.0.1", "dport": 9}),
+        (False, {"state": "invalid"}),
+        (False, {"state": "invalid", "interface": "lo"}),
+        (True, {"state": "established", "dport": 9, "interface": "eth2"}),
+        (True, {"protocol": UDP, "sport": 67, "dport": 68, "source": "203.0.113.1"}),
+        (False, {"protocol": UDP, "sport": 67, "dport": 546, "source": "203.0.113.1"}),
+        (True, {"protocol": ICMP, "icmp_type": 3}),
+        (False, {"protocol": ICMP, "icmp_type": 8}),
+        # type 3 of ICMPv6 is not type 3 of ICMP
+        (False, {"protocol": ICMPV6, "icmp_type": 3, "source": "fe80::1",
+                 "destination": "fe80::2"}),
+        (True, {"protocol": ICMPV6, "icmp_type": 135, "source": "fe80::1",
+                "destination": "fe80::2", "state": "untracked"}),
+        (False, {"protocol": ICMPV6, "icmp_type": 135, "source": "::1", "destination": "fe80::2"}),
+        (True, {"source": "2001:db8:1::9", "destination": "2001:db8:1::20"}),
+        (False, {"source": "2001:db8:1::1:9", "destination": "2001:db8:1::20"}),
+        (False, {"protocol": VRRP}),
+    ],
+)  # fmt: skip
+def test_octavias_rules(accepted, fields):
+    assert evaluate(listing("octavia-one-listener"), packet(**fields)).accepted is accepted
+
+
+def test_the_trace_tells_the_way():
+    outcome = evaluate(listing("octavia-one-listener"), packet())
+    assert [str(step) for step in outcome.trace] == [
+        "inet amphora_table amphora_chain rule 8: goto amphora_vip_chain",
+        "inet amphora_table amphora_vip_chain rule 1: accept",
+    ]
+    outcome = evaluate(listing("octavia-one-listener"), packet(dport=81))
+    assert str(outcome.decided) == "inet amphora_table amphora_chain policy: drop"
+    assert outcome.verdict == "drop"
+
+
+def test_merged_rules_mean_the_same():
+    rules = listing("octavia-several")
+    for port, expected in ((80, True), (443, True), (81, False)):
+        assert evaluate(rules, packet("203.0.113.1", dport=port)).accepted is expected
+    for source, expected in (("10.9.9.9", True), ("192.0.2.255", True), ("11.0.0.0", False)):
+        assert evaluate(rules, packet(source, dport=8080)).accepted is expected
+    assert evaluate(rules, packet("10.1.1.1", protocol=UDP, dport=54)).accepted
+    assert not evaluate(rules, packet("11.1.1.1", protocol=UDP, dport=54)).accepted
+
+
+def test_the_peer_of_a_pair():
+    rules = listing("octavia-pair")
+    assert evaluate(rules, packet("198.51.100.31", protocol=VRRP)).accepted
+    assert not evaluate(rules, packet("198.51.100.32", protocol=VRRP)).accepted
+    six = packet("2001:db8::31", "2001:db8::30", protocol=VRRP)
+    assert not evaluate(rules, six).accepted
+
+
+def test_notrack_hides_the_state():
+    """A normal VIP's rules beside an SR-IOV VIP's: replies are no longer known as such."""
+    objects = json.loads((LISTINGS / "octavia-one-listener.json").read_text())["nftables"]
+    objects += json.loads((LISTINGS / "octavia-normal-vip.json").read_text())["nftables"]
+    rules = parse({"nftables": objects})
+    reply = packet("10.0.0.1", dport=40000, state="established", tcp_flags=ACK)
+    assert not evaluate(rules, reply).accepted
+    assert evaluate(rules, packet(state="new")).accepted
+
+
+CHAINS = {
+    "base": {"type": "filter", "hook": "input", "prio": 0, "policy": "accept"},
+    "a": {}, "b": {},
+}  # fmt: skip
+
+
+def rules(chains=CHAINS, **bodies):
+    place = {"family": "inet", "table": "t"}
+    objects = [{"table": {"family": "inet", "name": "t"}}]
+    objects += [{"chain": {**place, "name": name, **more}} for name, more in chains.items()]
+    for name, body in bodies.items():
+        objects += [{"rule": {**place, "chain": name, "expr": expr}} for expr in body]
+    return parse({"nftables": objects})
+
+
+def when_port(number, *then):
+    left = {"payload": {"protocol": "tcp", "field": "dport"}}
+    return [{"match": {"op": "==", "left": left, "right": number}}, *then]
+
+
+ACCEPT, DROP, RETURN = {"accept": None}, {"drop": None}, {"return": None}
+
+
+def jump(name):
+    return {"jump": {"target": name}}
+
+
+def goto(name):
+    return {"goto": {"target": name}}
+
+
+def test_jumps_come_back_and_gotos_do_not():
+    made = rules(base=[[jump("a")], [DROP]], a=[when_port(80, ACCEPT), when_port(81, RETURN)])
+    assert evaluate(made, packet(dport=80)).accepted
+    assert not evaluate(made, packet(dport=81)).accepted
+    made = rules(base=[[goto("a")], [DROP]], a=[when_port(80, ACCEPT)])
+    assert evaluate(made, packet(dport=81)).accepted  # the policy of base: DROP is not reached
+    # A goto inside a jumped-to chain returns to where the jump was.
+    made = rules(base=[[jump("a")], [DROP]], a=[[goto("b")], [ACCEPT]], b=[])
+    assert not evaluate(made, packet()).accepted
+
+
+def test_accept_ends_one_hook_of_one_chain_drop_ends_all():
+    late = {"type": "filter", "hook": "input", "prio": 10, "policy": "drop"}
+    made = rules({**CHAINS, "late": late}, base=[[ACCEPT]], late=[when_port(80, ACCEPT)])
+    assert evaluate(made, packet(dport=80)).accepted
+    assert not evaluate(made, packet(dport=81)).accepted
+
+
+def test_a_reject_is_no_drop_and_no_accept():
+    made = rules(base=[[{"reject": {"type": "tcp reset"}}]])
+    assert evaluate(made, packet()).verdict == "reject"
+
+
+def test_an_endless_jump_is_an_error():
+    with pytest.raises(errors.UnknownExpression, match="deeper than"):
+        evaluate(rules(base=[[jump("a")]], a=[[jump("b")]], b=[[jump("a")]]), packet())
+
+
+def test_marks_are_remembered():
+    mark = {"meta": {"key": "mark"}}
+    left = {"payload": {"protocol": "tcp", "field": "dport"}}
+    table = {"map": {"key": left, "data": {"set": [[80, 1], [81, 2]]}}}
+    made = rules(
+        base=[
+            [{"mangle": {"key": mark, "value": table}}],
+            [{"match": {"op": "==", "left": mark, "right": 1}}, ACCEPT],
+            [DROP],
+        ]
+    )
+    assert [evaluate(made, packet(dport=port)).accepted for port in (80, 81, 82)] == [1, 0, 0]
+
+
+def test_chances_go_as_they_are_told():
+    made = rules(base=[[{"limit": {"rate": 1, "per": "second"}}, ACCEPT], [DROP]])
+    (what,) = [s.what for s in made.chains["inet", "t", "base"].rules[0].statements[:1]]
+    assert evaluate(made, packet()).accepted
+    assert not evaluate(made, packet(), chances={what: False}).accepted
+
+
+def test_rewriting_on_the_way_in_is_not_guessed_about():
+    nat = {"type": "nat", "hook": "prerouting", "prio": -100, "policy": "accept"}
+    made = rules({"base": nat}, base=[when_port(8080, {"redirect": {"port": 80}})])
+    assert evaluate(made, packet(dport=80)).accepted
+    with pytest.raises(errors.UnknownExpression, match="redirect"):
+        evaluate(made, packet(dport=8080))
+
+
+def test_transport_header_of_any_protocol():
+    left = {"payload": {"protocol": "th", "field": "dport"}}
+    made = rules(base=[[{"match": {"op": "==", "left": left, "right": 53}}, ACCEPT], [DROP]])
+    assert evaluate(made, packet(protocol=UDP, dport=53)).accepted
+    assert evaluate(made, packet(protocol=TCP, dport=53, tcp_flags=SYN)).accepted
+    assert not evaluate(made, packet(protocol=ICMP, dport=53)).accepted
+
+
+def test_negation_needs_the_field_to_be_there():
+    left = {"payload": {"protocol": "ip", "field": "saddr"}}
+    right = {"prefix": {"addr": "10.0.0.0", "len": 8}}
+    made = rules(base=[[{"match": {"op": "!=", "left": left, "right": right}}, DROP]])
+    assert not evaluate(made, packet("192.0.2.1")).accepted
+    assert evaluate(made, packet("10.0.0.1")).accepted
+    assert evaluate(made, packet("2001:db8::1", "2001:db8::2")).accepted

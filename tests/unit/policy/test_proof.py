@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The proof: agreement with the evaluation, witnesses, and speed."""
+
+import ipaddress
+import json
+import pathlib
+import random
+import time
+
+import pytest
+import z3
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.policy.evaluate import INPUT, evaluate
+from sriov_lb_tests.policy.intervals import address
+from sriov_lb_tests.policy.model import Policy, Promise
+from sriov_lb_tests.policy.packet import STATES, TCP, UDP, VRRP, WIDTHS, Packet
+from sriov_lb_tests.policy.proof import _Search, disagreements
+from sriov_lb_tests.policy.ruleset import parse
+
+LISTINGS = pathlib.Path(__file__).parent / "listings"
+LB = {"vip_address": "198.51.100.20", "additional_vips": [{"ip_address": "2001:db8:1::20"}]}
+WEB = {
+    "name": "web", "protocol": "HTTP", "protocol_port": 80,
+    "allowed_cidrs": ["198.51.100.0/25", "2001:db8:1::/112"],
+}  # fmt: skip
+SEVERAL = [
+    {"name": "a", "protocol": "TCP", "protocol_port": 80},
+    {"name": "b", "protocol": "HTTPS", "protocol_port": 443},
+    {"name": "c", "protocol": "TCP", "protocol_port": 8080,
+     "allowed_cidrs": ["10.0.0.0/8", "192.0.2.0/24", "2001:db8::/32"]},
+    {"name": "d", "protocol": "UDP", "protocol_port": 53},
+    {"name": "e", "protocol": "UDP", "protocol_port": 54, "allowed_cidrs": ["10.0.0.0/8"]},
+    {"name": "f", "protocol": "SCTP", "protocol_port": 9},
+]  # fmt: skip
+
+
+def objects(name):
+    return json.loads((LISTINGS / f"{name}.json").read_text())["nftables"]
+
+
+def listing(name):
+    return parse({"nftables": objects(name)})
+
+
+def changed(name, chain, number, change):
+    """The listing with rule ``number`` (from 1) of a chain replaced; None removes it."""
+    found, seen = [], 0
+    for entry in objects(name):
+        if "rule" in entry and entry["rule"]["chain"] == chain:
+            seen += 1
+            if seen == number:
+                expr = change(entry["rule"]["expr"])
+                if expr is not None:
+                    found.append({"rule": {**entry["rule"], "expr": expr}})
+                continue
+        found.append(entry)
+    return parse({"nftables": found})
+
+
+BASE, VIP = "amphora_chain", "amphora_vip_chain"
+
+
+def test_what_octavia_makes_of_an_api_state_agrees_with_it():
+    for name, listeners, more in (
+        ("octavia-one-listener", [WEB], {}),
+        ("octavia-several", SEVERAL, {}),
+        ("octavia-drop-all", [], {}),
+        ("octavia-pair", SEVERAL[:1], {"own": "198.51.100.30", "peers": ["198.51.100.31"]}),
+    ):
+        found = disagreements(Policy.of(LB, listeners, **more), listing(name))
+        assert not found, f"{name}: {found}"
+        assert str(found) == "policy and ruleset agree on every packet"
+
+
+def prefix(length):
+    def change(expr):
+        text = json.dumps(expr).replace('"len": 25', f'"len": {length}')
+        return json.loads(text)
+
+    return change
+
+
+def port(number):
+    return lambda expr: json.loads(json.dumps(expr).replace('"right": 80', f'"right": {number}'))
+
+
+FAULTS = {
+    "rule removed": ("closed", VIP, 1, lambda expr: None),
+    "prefix wider by a bit": ("open", VIP, 1, prefix(24)),
+    "prefix narrower by a bit": ("closed", VIP, 1, prefix(26)),
+    "port wrong by one": ("both", VIP, 1, port(81)),
+    "source forgotten": ("open", VIP, 1, lambda expr: expr[1:]),
+    "accept became drop": ("closed", VIP, 1, lambda expr: [*expr[:-1], {"drop": None}]),
+    "interface forgotten": ("open", BASE, 8, lambda expr: expr[1:]),
+    "interface wrong": (
+        "both", BASE, 8, lambda expr: json.loads(json.dumps(expr).replace("eth1", "eth2")),
+    ),
+    "goto lost": ("closed", BASE, 8, lambda expr: None),
+    "replies lost": ("closed", BASE, 1, lambda expr: None),
+    "neighbour discovery lost": ("closed", BASE, 6, lambda expr: None),
+    "loopback sources let in": (
+        "open", BASE, 3, lambda expr: [*expr[:-1], {"accept": None}],
+    ),
+    "everything let in": ("open", BASE, 3, lambda expr: [{"accept": None}]),
+    "new flows let in": (
+        "open", BASE, 2,
+        lambda expr: [{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "new"}},
+                      {"accept": None}],
+    ),
+    "ping let in": (
+        "open", BASE, 5,
+        lambda expr: json.loads(json.dumps(expr).replace("destination-unreachable",
+                                                         "echo-request")),
+    ),
+    "redirects let in": (
+        "open", BASE, 6,
+        lambda expr: json.loads(json.dumps(expr).replace("nd-router-advert", "nd-redirect")),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_are_found_with_a_witness(name):
+    side, chain, number, change = FAULTS[name]
+    ruleset = changed("octavia-one-listener", chain, number, change)
+    policy = Policy.of(LB, [WEB])
+    found = disagreements(policy, ruleset)
+    assert bool(found.too_open) == (side in ("open", "both")), str(found)
+    assert bool(found.too_closed) == (side in ("closed", "both")), str(found)
+    for witness in (*found.too_open, *found.too_closed):
+        assert evaluate(ruleset, witness.packet).accepted == witness.too_open
+        assert str(witness.packet) in str(witness)
+        expected = Promise.FORBIDDEN if witness.too_open else Promise.REQUIRED
+        assert policy.decide(witness.packet).promise is expected
+
+
+def test_the_witness_of_a_prefix_too_wide_is_a_source_in_the_difference():
+    ruleset = changed("octavia-one-listener", VIP, 1, prefix(24))
+    (witness,) = disagreements(Policy.of(LB, [WEB]), ruleset).too_open
+    source = ipaddress.ip_address(witness.packet.source)
+    assert source in ipaddress.ip_network("198.51.100.128/25")
+    assert (witness.packet.protocol, witness.packet.dport) == (TCP, 80)
+    assert witness.packet.state == "new" and witness.packet.interface == "eth1"
+    assert "198.51.100.0/25" in str(witness) and "amphora_vip_chain rule 1" in str(witness)
+
+
+def test_no_rules_at_all_are_too_open_and_the_search_stops():
+    found = disagreements(Policy.of(LB, [WEB]), parse({"nftables": []}), limit=3)
+    assert len(found.too_open) == 3 and found.more and not found.too_closed
+    assert len({w.packet.dport for w in found.too_open}) == 3
+    assert "(and more)" in str(found)
+
+
+def test_ports_of_listeners_come_first():
+    objects_ = [
+        {"table": {"family": "inet", "name": "t"}},
+        {"chain": {"family": "inet", "table": "t", "name": "c", "type": "filter", "hook": "input",
+                   "prio": 0, "policy": "accept"}},
+    ]  # fmt: skip
+    found = disagreements(Policy.of(LB, [WEB]), parse({"nftables": objects_}), limit=1)
+    assert found.too_open[0].packet.dport == 80
+
+
+def test_known_shortcomings_of_octavia_are_found():
+    """Not what Octavia does is law, but what the API promised; these are its own rules."""
+    # "The whole of IPv4" is rendered without an address, so IPv6 gets in too.
+    whole = {**SEVERAL[0], "allowed_cidrs": ["0.0.0.0/0"]}
+    found = disagreements(Policy.of(LB, [whole], peers=["198.51.100.31"]), listing("octavia-pair"))
+    assert {w.packet.version for w in found.too_open} == {6} and not found.too_closed
+    # A pair with stick tables cannot exchange them.
+    found = disagreements(
+        Policy.of(LB, SEVERAL[:1], own="198.51.100.30", peers=["198.51.100.31"],
+                  pools=[{"session_persistence": {"type": "SOURCE_IP"}}]),
+        listing("octavia-pair"),
+    )  # fmt: skip
+    assert [w.packet.dport for w in found.too_closed] == [1025] and not found.too_open
+
+
+def test_the_wrong_peer():
+    policy = Policy.of(LB, SEVERAL[:1], own="198.51.100.30", peers=["198.51.100.32"])
+    found = disagreements(policy, listing("octavia-pair"))
+    assert [w.packet.protocol for w in found.too_open] == [VRRP]
+    assert found.too_open[0].packet.source == "198.51.100.31"
+    assert [w.packet.source for w in found.too_closed] == ["198.51.100.32"]
+
+
+def test_a_firewall_that_rewrites_what_comes_in_is_not_judged():
+    nat = [
+        {"chain": {"family": "inet", "table": "amphora_table", "name": "n", "type": "nat",
+                   "hook": "prerouting", "prio": -100, "policy": "accept"}},
+        {"rule": {"family": "inet", "table": "amphora_table", "chain": "n",
+                  "expr": [{"redirect": {"port": 80}}]}},
+    ]  # fmt: skip
+    with pytest.raises(errors.UnknownExpression, match="redirect"):
+        disagreements(Policy.of(LB, [WEB]), parse({"nftables": objects("octavia-pair") + nat}))
+
+
+def test_a_limit_can_go_either_way():
+    def limited(expr):
+        return [{"limit": {"rate": 1, "per": "second"}}, *expr]
+
+    ruleset = changed("octavia-one-listener", VIP, 1, limited)
+    found = disagreements(Policy.of(LB, [WEB]), ruleset)
+    assert found.too_closed and not found.too_open
+    assert "depending on a limit" in str(found.too_closed[0])
+
+
+# --- the proof and the evaluation read rules alike --------------------------------------------
+
+
+def symbolic(search, packet, chances=()):
+    """What the formula says of one packet."""
+    space, values = search.space, packet.values()
+    pairs = [(space.fields[n], z3.BitVecVal(values[n], WIDTHS[n])) for n in WIDTHS]
+    number = space.interfaces.index(packet.interface)
+    pairs.append((space.v6, z3.BoolVal(packet.version == 6)))
+    pairs.append((space.interface, z3.BitVecVal(number, 8)))
+    pairs += [(unknown, z3.BoolVal(True)) for unknown in space.chances.values()]
+    members = [
+        (unknown, z3.simplify(z3.substitute(_spell(term, intervals), *pairs)))
+        for unknown, term, intervals in space.large
+    ]
+    return z3.simplify(z3.substitute(search.accepts, *members, *pairs))
+
+
+def _spell(term, intervals):
+    return z3.Or(*[z3.And(z3.UGE(term, low), z3.ULE(term, high)) for low, high in intervals])
+
+
+def some_packet(chance):
+    six = chance.random() < 0.4
+    if six:
+        pool = ["2001:db8:1::9", "2001:db8:1::1:9", "2001:db8::5", "::1", "fe80::1", "ff02::1"]
+    else:
+        pool = ["198.51.100.9", "198.51.100.200", "10.1.2.3", "192.0.2.7", "127.0.0.1", "1.2.3.4",
+                "198.51.100.31"]  # fmt: skip
+    return Packet(
+        interface=chance.choice(["lo", "eth1", "eth2"]),
+        source=chance.choice(pool),
+        destination="2001:db8:1::20" if six else "198.51.100.20",
+        protocol=chance.choice([TCP, TCP, TCP, UDP, 132, 1, 58, VRRP, 47]),
+        sport=chance.choice([67, 547, 40000]),
+        dport=chance.choice([53, 54, 68, 80, 81, 82, 443, 546, 1500, 8080, 9]),
+        tcp_flags=chance.choice([0x02, 0x12, 0x10, 0x04, 0x29, 0]),
+        icmp_type=chance.choice([0, 1, 2, 3, 8, 11, 128, 134, 135, 136]),
+        icmp_code=chance.choice([0, 1, 4]),
+        hop_limit=chance.choice([1, 64, 255]),
+        state=chance.choice(list(STATES)),
+        extra={"length": chance.choice([40, 150, 1500]), "dscp": chance.choice([0, 8])},
+    )
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in LISTINGS.glob("*.json")))
+def test_formula_and_evaluation_agree(name):
+    chance = random.Random(name)
+    ruleset = listing(name)
+    search = _Search(Policy.of(LB, [WEB]), ruleset, ("eth1", "lo", "eth2"), INPUT)
+    for _ in range(40):
+        packet = some_packet(chance)
+        said = symbolic(search, packet)
+        assert z3.is_true(said) or z3.is_false(said), said
+        assert z3.is_true(said) == evaluate(ruleset, packet).accepted, str(packet)
+
+
+@pytest.mark.parametrize("rule", range(1, 76))
+def test_every_rule_of_the_zoo_alone(rule):
+    """Each expression by itself, for accept and for its absence."""
+    everything = objects("everything-known")
+    number, kept = 0, []
+    for entry in everything:
+        if "rule" in entry and entry["rule"]["chain"] == BASE:
+            number += 1
+            if number != rule:
+                continue
+        kept.append(entry)
+    ruleset = parse({"nftables": kept})
+    search = _Search(Policy.of(LB, [WEB]), ruleset, ("eth1", "lo", "eth2"), INPUT)
+    chance = random.Random(rule)
+    for _ in range(8):
+        packet = some_packet(chance)
+        assert z3.is_true(symbolic(search, packet)) == evaluate(ruleset, packet).accepted, (
+            f"{kept[-1]}: {packet}"
+        )
+
+
+# --- speed ---------------------------------------------------------------------------------------
+
+
+def many(listeners, cidrs):
+    """Listeners with random CIDRs, and the ruleset Octavia and ``nft -o`` make of them."""
+    chance = random.Random(7)
+    entries, elements4, elements6 = [], [], []
+    for number in range(listeners):
+        four = chance.sample(range(1 << 16, 222 << 16), cidrs // 2)
+        six = chance.sample(range(1 << 16), cidrs // 2)
+        texts = [str(ipaddress.ip_network((n << 8, 24))) for n in four]
+        texts += [f"2001:db8:{n:x}::/48" for n in six]
+        entries.append(
+            {"name": f"l{number}", "protocol": "TCP", "protocol_port": 1000 + number,
+             "allowed_cidrs": texts}
+        )  # fmt: skip
+        for text in texts:
+            base, length = text.split("/")
+            element = {"concat": [{"prefix": {"addr": base, "len": int(length)}}, 1000 + number]}
+            (elements6 if ":" in text else elements4).append(element)
+    rules = []
+    for protocol, elements in (("ip", elements4), ("ip6", elements6)):
+        left = [{"payload": {"protocol": protocol, "field": "saddr"}},
+                {"payload": {"protocol": "tcp", "field": "dport"}}]  # fmt: skip
+        match = {"op": "==", "left": {"concat": left}, "right": {"set": elements}}
+        rules.append([{"match": match}, {"accept": None}])
+    kept = [e for e in objects("octavia-one-listener")
+            if "rule" not in e or e["rule"]["chain"] != VIP]  # fmt: skip
+    place = {"family": "inet", "table": "amphora_table", "chain": VIP}
+    kept += [{"rule": {**place, "expr": expr}} for expr in rules]
+    return entries, kept
+
+
+@pytest.mark.parametrize(("listeners", "cidrs", "seconds"), [(50, 4, 0.5), (50, 200, 5.0)])
+@pytest.mark.parametrize("fault", [False, True])
+def test_speed(listeners, cidrs, seconds, fault):
+    entries, rules = many(listeners, cidrs)
+    removed = entries[7]["allowed_cidrs"].pop(0) if fault else None
+    disagreements(Policy.of(LB, [WEB]), listing("octavia-one-listener"))  # z3 is warm
+    # Of this process: the machine may be busy with something else.
+    started = time.process_time()
+    found = disagreements(Policy.of(LB, entries), parse({"nftables": rules}))
+    taken = time.process_time() - started
+    assert bool(found) == fault
+    if fault:
+        (witness,) = found.too_open
+        assert ipaddress.ip_address(witness.packet.source) in ipaddress.ip_network(removed)
+    assert taken < seconds, f"{taken:.2f} s, expected at most {seconds} s"
+
+
+def test_addresses_are_numbers_of_their_family():
+    assert address("0.0.0.1") == (4, 1) and address("::1") == (6, 1)

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parser, on listings that real nft printed (see listings/README.rst)."""
+
+import json
+import pathlib
+
+import pytest
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.policy import render
+from sriov_lb_tests.policy.packet import STATES
+from sriov_lb_tests.policy.ruleset import Chance, Masked, Match, Verdict, VerdictMap, parse
+
+LISTINGS = pathlib.Path(__file__).parent / "listings"
+NAMES = sorted(path.stem for path in LISTINGS.glob("*.json"))
+
+
+def listing(name):
+    return parse((LISTINGS / f"{name}.json").read_text())
+
+
+def one(*expressions, sets=(), chains=("x",), family="inet"):
+    """A ruleset of one rule."""
+    place = {"family": family, "table": "t"}
+    objects = [{"table": {"family": family, "name": "t"}}]
+    objects += [{"chain": {**place, "name": name}} for name in chains]
+    objects += list(sets)
+    objects.append({"rule": {**place, "chain": "x", "handle": 4, "expr": list(expressions)}})
+    return parse({"nftables": objects})
+
+
+def rule(*expressions, **options):
+    return one(*expressions, **options).chains["inet", "t", "x"].rules[0]
+
+
+def payload(protocol, field):
+    return {"payload": {"protocol": protocol, "field": field}}
+
+
+def match(left, right, op="=="):
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_real_listings_are_understood_and_can_be_shown(name):
+    ruleset = listing(name)
+    text = render.table(ruleset)
+    count = sum(len(chain.rules) for chain in ruleset.chains.values())
+    assert count and len(text.splitlines()) >= count
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_the_chains_of_octavia():
+    ruleset = listing("octavia-one-listener")
+    base = ruleset.chains["inet", "amphora_table", "amphora_chain"]
+    assert (base.hook, base.priority, base.policy, base.kind) == ("input", 0, "drop", "filter")
+    assert ruleset.chains["inet", "amphora_table", "amphora_vip_chain"].hook is None
+    state = base.rules[0].statements[0]
+    assert isinstance(state, VerdictMap)
+    found = {cells[0][0][0]: verdict.kind for cells, verdict in state.entries}
+    assert found == {
+        STATES["established"]: "accept",
+        STATES["related"]: "accept",
+        STATES["invalid"]: "drop",
+    }
+    assert base.rules[-1].statements[-1] == Verdict("goto", "amphora_vip_chain")
+
+
+def test_the_screen_of_octavia():
+    text = render.table(listing("octavia-one-listener"))
+    assert "[input, priority 0, policy drop]" in text
+    assert "ip saddr 198.51.100.0/25 tcp dport 80 accept" in text
+    assert "iifname eth1 goto amphora_vip_chain" in text
+    assert render.table(parse({"nftables": []})).startswith("(no rules")
+
+
+def test_two_ways_to_write_a_set_are_one():
+    whole = rule(match(payload("ip", "saddr"), {"prefix": {"addr": "10.0.0.0", "len": 8}}))
+    halves = rule(
+        match(
+            payload("ip", "saddr"),
+            {
+                "set": [
+                    {"prefix": {"addr": "10.128.0.0", "len": 9}},
+                    {"range": ["10.0.0.0", "10.127.255.255"]},
+                ]
+            },
+        )
+    )
+    assert whole.statements == halves.statements
+
+
+def test_concatenations_merge_their_addresses():
+    left = {"concat": [payload("ip", "saddr"), payload("tcp", "dport")]}
+    elements = [{"concat": [f"10.0.0.{n}", 80]} for n in range(256)]
+    elements += [{"concat": ["10.0.1.0", 443]}]
+    (found,) = rule(match(left, {"set": elements})).statements
+    assert len(found.rows) == 2
+    assert ((0x0A000000, 0x0A0000FF),) in [row[0] for row in found.rows]
+
+
+def test_flags_in_all_their_forms():
+    flags = payload("tcp", "flags")
+    (some,) = rule(match(flags, "syn", "in")).statements
+    assert some == Match((Masked(some.nodes[0].inner, "&", 2),), (((((0, 0),)),),), True)
+    for operand in (["fin", "syn"], {"|": ["fin", "syn"]}):
+        (masked,) = rule(match({"&": [flags, operand]}, "syn")).statements
+        assert masked.nodes[0].operand == 3 and masked.rows == ((((2, 2),),),)
+
+
+def test_state_lists():
+    state = {"ct": {"key": "state"}}
+    (listed,) = rule(match(state, ["established", "related"], "in")).statements
+    (anonymous,) = rule(match(state, {"set": ["related", "established"]})).statements
+    assert listed == anonymous
+    (negated,) = rule(match(state, "new", "!=")).statements
+    assert negated.negated and negated.rows == ((((8, 8),),),)
+
+
+def test_named_sets_and_maps():
+    sets = [
+        {"set": {"family": "inet", "table": "t", "name": "s", "type": "inet_service",
+                 "elem": [{"elem": {"val": 80, "counter": {"packets": 1, "bytes": 1}}}, 443]}},
+        {"map": {"family": "inet", "table": "t", "name": "m", "type": "inet_service",
+                 "map": "verdict", "elem": [[80, {"accept": None}], ["*", {"drop": None}]]}},
+    ]  # fmt: skip
+    dport = payload("tcp", "dport")
+    (found,) = rule(match(dport, "@s"), sets=sets).statements
+    assert found.rows == ((((80, 80),),), (((443, 443),),)) or found.rows == (
+        (((80, 80), (443, 443)),),
+    )
+    (mapped,) = rule({"vmap": {"key": dport, "data": "@m"}}, sets=sets).statements
+    assert mapped.entries[-1] == (None, Verdict("drop"))
+
+
+def test_what_depends_on_more_than_the_packet_is_a_chance():
+    for expression in (
+        {"limit": {"rate": 1, "per": "second"}},
+        {"quota": {"val": 1, "val_unit": "bytes"}},
+        match({"numgen": {"mode": "random", "mod": 100, "offset": 0}}, 2, "<"),
+        {"set": {"op": "update", "elem": payload("ip", "saddr"), "set": "@s",
+                 "stmt": [{"limit": {"rate": 1, "per": "second"}}]}},
+    ):  # fmt: skip
+        assert isinstance(rule(expression).statements[0], Chance)
+
+
+UNKNOWN = {
+    "field": match({"fib": {"result": "type", "flags": ["daddr"]}}, "local"),
+    "extension header": match({"exthdr": {"name": "hbh"}}, True),
+    "hash": match({"jhash": {"mod": 2, "expr": payload("ip", "saddr")}}, 0),
+    "socket": match({"socket": {"key": "transparent"}}, 1),
+    "option": match({"tcp option": {"name": "maxseg", "field": "size"}}, 1),
+    "owner": match({"meta": {"key": "skuid"}}, 0),
+    "time": match({"meta": {"key": "hour"}}, "10:00"),
+    "conntrack key": match({"ct": {"key": "helper"}}, "ftp"),
+    "reply direction": match({"ct": {"key": "saddr", "dir": "reply"}}, "10.0.0.1"),
+    "raw payload": match({"payload": {"base": "th", "offset": 16, "len": 16}}, 1),
+    "queue": {"queue": {"num": 0}},
+    "iptables": {"xt": {"type": "match", "name": "conntrack"}},
+    "new statement": {"teleport": None},
+    "operator": match(payload("tcp", "dport"), 1, "~"),
+    "type name": match(payload("icmp", "type"), "nd-neighbor-solicit"),
+    "protocol name": match({"meta": {"key": "l4proto"}}, "nonesuch"),
+    "address of the other family": match(payload("ip", "saddr"), "2001:db8::1"),
+    "range backwards": match(payload("tcp", "dport"), {"range": [5, 1]}),
+    "missing set": match(payload("tcp", "dport"), "@nope"),
+    "missing chain": {"jump": {"target": "nope"}},
+    "map of numbers": match({"map": {"key": payload("tcp", "dport"), "data": "@m"}}, 1),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_the_unknown_is_an_error_that_names_it(name):
+    with pytest.raises(errors.UnknownExpression) as caught:
+        one(UNKNOWN[name])
+    assert "inet t x rule 1" in caught.value.message
+    words = [w for w in json.dumps(UNKNOWN[name]).replace('"', " ").split() if len(w) > 3]
+    assert any(word in caught.value.message for word in words)
+    assert caught.value.expression is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "not json", "[]", '{"x": 1}', '{"nftables": [{"rule": {}}]}', '{"nftables": [1]}']
+)
+def test_what_is_no_listing_is_an_error(text):
+    with pytest.raises(errors.UnknownExpression):
+        parse(text)
+
+
+def test_dormant_tables_are_not_guessed_about():
+    for flags in ("dormant", ["dormant"]):
+        with pytest.raises(errors.UnknownExpression, match="dormant"):
+            parse({"nftables": [{"table": {"family": "inet", "name": "t", "flags": flags}}]})
+
+
+def test_hooks_run_by_priority_across_tables_and_families():
+    objects = []
+    for family, table, name, hook, priority in (
+        ("inet", "a", "late", "input", 10),
+        ("ip", "b", "early", "input", -10),
+        ("ip6", "c", "six", "input", 0),
+        ("inet", "a", "raw", "prerouting", -300),
+        ("inet", "a", "out", "output", -500),
+    ):
+        objects.append({"table": {"family": family, "name": table}})
+        objects.append(
+            {"chain": {"family": family, "table": table, "name": name, "type": "filter",
+                       "hook": hook, "prio": priority, "policy": "accept"}}
+        )  # fmt: skip
+    ruleset = parse({"nftables": objects})
+    hooks = ("ingress", "prerouting", "input")
+    assert [c.name for c in ruleset.path(4, hooks)] == ["raw", "early", "late"]
+    assert [c.name for c in ruleset.path(6, hooks)] == ["raw", "six", "late"]
