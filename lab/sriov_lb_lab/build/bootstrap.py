@@ -97,8 +97,8 @@ def argv(root: pathlib.Path, packages: Sequence[str], archive: Archive,
         f'|| cp "$f" "$1"/var/cache/apt/archives/; done'
     )
     # Neither services nor their maintainer scripts' starts belong into a build.
-    silence = (r'mkdir -p "$1"/usr/sbin; printf "#!/bin/sh\nexit 101\n" > "$1"/usr/sbin/policy-rc.d; '
-               r'chmod 755 "$1"/usr/sbin/policy-rc.d')
+    silence = (r'f="$1"/usr/sbin/policy-rc.d; mkdir -p "${f%/*}"; '
+               r'printf "#!/bin/sh\nexit 101\n" > "$f"; chmod 755 "$f"')
     settle = " && ".join((
         'rm -f "$1"/usr/sbin/policy-rc.d',
         'rm -f "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/etc/apt/sources.list.d/*',

@@ -84,7 +84,7 @@ def parse_deb822(text: str) -> list[Entry]:
         if fields.get("enabled", "yes").lower() in ("no", "false", "0"):
             continue
         # An inlined key is somebody else's; what matters here is only that it is not Debian's.
-        signed_by = fields.get("signed-by", "").split(" ")[0]
+        signed_by = "".join(fields.get("signed-by", "").split()[:1])
         entries.extend(
             Entry(uri, suite, tuple(fields.get("components", "").split()), signed_by)
             for uri in fields.get("uris", "").split()

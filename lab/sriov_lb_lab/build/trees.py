@@ -27,7 +27,6 @@ from sriov_lb_lab.build import amphora, bootstrap, digest, host, pipconfig, root
 from sriov_lb_lab.build.steps import Runner
 from sriov_lb_lab.build.wheels import Wheelhouse
 from sriov_lb_lab.build.workspace import Workspace
-from sriov_lb_lab.errors import LabError
 
 #: Free bytes that a tree takes while it is made and afterwards, downloads included (measured, plus
 #: a fifth).
@@ -203,6 +202,3 @@ class _Build:
                 runner, workspace, name, self._path("amphora-base"), self._octavia,
                 self._house),
         }
-
-
-__all__ = ["LabError", "Plan", "Progress", "Trees", "ensure", "plan"]
