@@ -97,8 +97,7 @@ def analyse(
             finding.verdict = NOT_TESTED
             finding.p = finding.p_adjusted = math.nan
             finding.p_equivalence = finding.p_equivalence_adjusted = math.nan
-            if metric.note:
-                finding.reasons.insert(0, metric.note)
+            finding.reasons = [metric.note] if metric.note else []
         metrics.append(
             MetricResult(
                 blocks.metric, run.stage.name, metric, finding, blocks, _overall(run, metric)

@@ -1,0 +1,403 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sriov-lb-perf``: compare two VIPs, look at results, keep a history.
+
+Exit status of ``compare``: 0 the run is complete; 2 it is not, or could not tell what a given
+threshold asks; 1 a threshold was crossed. Of ``nightly``: 0 nothing moved, 1 a regression, 2
+could not tell. Wrong options: 2 (click's own). Heavy packages are imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from sriov_lb_tests.errors import SriovLbError
+
+EXIT_MOVED = 1
+EXIT_UNCLEAR = 2
+
+
+def explained(function: Callable) -> Callable:
+    """Errors raised on purpose are told in words, without a traceback."""
+
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        from . import errors
+
+        try:
+            return function(*args, **kwargs)
+        except SriovLbError as error:
+            click.echo(f"sriov-lb-perf: {type(error).__name__}: {error}", err=True)
+            sys.exit(EXIT_UNCLEAR)
+        except ImportError as error:
+            missing = errors.MissingPackage(f"{error}.")
+            click.echo(f"sriov-lb-perf: MissingPackage: {missing}", err=True)
+            sys.exit(EXIT_UNCLEAR)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="sriov-lb-tests", prog_name="sriov-lb-perf")
+def main() -> None:
+    """Compare an SR-IOV VIP with its normal twin: by how much, how sure, and since when."""
+
+
+def target_options(function: Callable) -> Callable:
+    """What is measured, and from where."""
+    options = (
+        click.option("--sriov-vip", metavar="URL", help="A small object on the SR-IOV VIP."),
+        click.option("--normal-vip", metavar="URL", help="The same object on the normal VIP."),
+        click.option(
+            "--client",
+            "clients",
+            multiple=True,
+            metavar="WHERE",
+            help="Where load is generated; repeatable. ssh://USER@HOST[:PORT][?key=FILE], "
+            "namespace:NAME or local.",
+        ),
+        click.option(
+            "--ssh-key",
+            type=click.Path(dir_okay=False),
+            help="Private key for --client ssh://… without a key of its own.",
+        ),
+        click.option(
+            "--large",
+            metavar="PATH",
+            help="A large object on both VIPs, for goodput, such as /large.bin.",
+        ),
+        click.option(
+            "--substrate",
+            default="unknown",
+            show_default=True,
+            type=click.Choice(["hardware", "igb", "macvlan", "none", "unknown"]),
+            help="What plays the VF; kept with the result.",
+        ),
+        click.option(
+            "--targets",
+            type=click.Path(dir_okay=False),
+            help="A target file (YAML) instead of the options above.",
+        ),
+        click.option(
+            "--from-cloud",
+            is_flag=True,
+            help="Build both load balancers, members and a client in the cloud first, and take "
+            "them away afterwards.",
+        ),
+        click.option(
+            "--config-file",
+            type=click.Path(dir_okay=False),
+            help="tempest.conf with the section [sriov_lb], for --from-cloud.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def run_options(function: Callable) -> Callable:
+    """How it is measured, and where the result goes."""
+    options = (
+        click.option(
+            "--profile",
+            default="smoke",
+            show_default=True,
+            help="Load profile: a name, or a YAML file.",
+        ),
+        click.option(
+            "--artifacts",
+            "--output",
+            "output",
+            type=click.Path(file_okay=False),
+            help="Folder for the run's own folder. Default: ~/.local/state/sriov-lb-perf/runs",
+        ),
+        click.option("--seed", type=int, help="Repeat a run's order of trials."),
+        click.option(
+            "--locust-web",
+            type=click.IntRange(1, 65535),
+            metavar="PORT",
+            help="Serve locust's own web UI on this loopback port while the run lasts.",
+        ),
+        click.option("--quiet", is_flag=True, help="No progress, only the end."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _pair(options: dict):
+    """The targets of a comparison from the options.
+
+    :raises BadTarget: contradicting or missing options; all missing ones at once.
+    """
+    from . import errors, targets
+    from .clients import Client
+
+    if options["targets"]:
+        given = [
+            name
+            for name, value in (
+                ("--sriov-vip", options["sriov_vip"]),
+                ("--normal-vip", options["normal_vip"]),
+                ("--client", options["clients"]),
+                ("--large", options["large"]),
+            )
+            if value
+        ]
+        if given:
+            raise errors.BadTarget(f"--targets and {', '.join(given)} exclude each other.")
+        return targets.load(options["targets"])
+    missing = [
+        name
+        for name, value in (
+            ("--sriov-vip", options["sriov_vip"]),
+            ("--normal-vip", options["normal_vip"]),
+            ("--client", options["clients"]),
+        )
+        if not value
+    ]
+    if missing:
+        raise errors.BadTarget(
+            f"Not given: {', '.join(missing)}.",
+            remedy="Give these options, a --targets file, or --from-cloud.",
+        )
+    return targets.Pair(
+        reference=targets.Target("normal", options["normal_vip"], large=options["large"]),
+        candidate=targets.Target("sriov", options["sriov_vip"], large=options["large"]),
+        clients=tuple(
+            Client.parse(text, key_file=options["ssh_key"]) for text in options["clients"]
+        ),
+        substrate=options["substrate"],
+    )
+
+
+def _command() -> list[str]:
+    """The command line for the result, without key paths."""
+    words = []
+    hide = False
+    for word in sys.argv[1:]:
+        words.append("…" if hide else word.split("?key=")[0])
+        hide = word == "--ssh-key"
+    return ["sriov-lb-perf", *words]
+
+
+@main.command()
+@target_options
+@run_options
+@click.option(
+    "--max-latency-ratio",
+    type=float,
+    help="Exit 1 when the median latency ratio (SR-IOV / normal) is surely above this.",
+)
+@click.option(
+    "--min-rate-ratio",
+    type=float,
+    help="Exit 1 when the request rate ratio (SR-IOV / normal) is surely below this.",
+)
+@explained
+def compare(**options) -> None:
+    """Measure both VIPs side by side and write a result and its page."""
+    outcome = _compare(options)
+    click.echo(_summary(outcome))
+    code = 0 if outcome.complete else EXIT_UNCLEAR
+    for text, crossed in _thresholds(outcome, options):
+        click.echo(text)
+        if crossed:
+            code = EXIT_MOVED
+        elif crossed is None:
+            code = max(code, EXIT_UNCLEAR) if code != EXIT_MOVED else code
+    if not outcome.complete:
+        click.echo(f"sriov-lb-perf: the run is incomplete: {outcome.failure}", err=True)
+    sys.exit(code)
+
+
+def _compare(options: dict):
+    """Run a comparison as the options say and write its page."""
+    from . import compare as comparing
+    from . import profiles
+    from .report import page
+
+    page.plotly_script()  # found missing now rather than after minutes
+    profile = profiles.load(options["profile"])
+    output = Path(options["output"]) if options["output"] else comparing.default_output()
+    if options["from_cloud"]:
+        from . import provision
+
+        context = provision.twins(options["config_file"], say=_say(options))
+    else:
+        from contextlib import nullcontext
+
+        context = nullcontext(_pair(options))
+    with context as pair:
+        shown = _Progress(profile, quiet=options["quiet"])
+        with shown:
+            outcome = comparing.compare(
+                pair,
+                profile,
+                output,
+                seed=options["seed"],
+                command=_command(),
+                progress=shown,
+                web_port=options["locust_web"],
+            )
+    page.write(outcome.folder, outcome.document)
+    return outcome
+
+
+def _say(options: dict) -> Callable[[str], None]:
+    return (lambda _text: None) if options["quiet"] else (lambda text: click.echo(text, err=True))
+
+
+class _Progress:
+    """A progress bar over the trials on a terminal, a line per stage elsewhere."""
+
+    def __init__(self, profile, *, quiet: bool) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, quiet=quiet)
+        self._profile = profile
+        self._bar = None
+        self._task = None
+
+    def __enter__(self) -> _Progress:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        limit = self._profile.most_seconds()
+        self._console.print(
+            f"profile {self._profile.name}: at most {limit:.0f} s", highlight=False
+        )
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f} trials"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.start()
+            total = sum(stage.most * 4 for stage in self._profile.stages)
+            self._task = self._bar.add_task("starting", total=total)
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: str, run, sample) -> None:
+        if event == "trial" and self._bar is not None:
+            self._bar.update(self._task, description=run.stage.title, advance=1)
+        elif event == "stage":
+            if run.skipped:
+                text = f"{run.stage.title}: left out, {run.skipped}"
+            else:
+                void = sum(bool(s.void) for s in run.samples)
+                text = f"{run.stage.title}: {run.blocks_done()} blocks"
+                if void:
+                    text += f", {void} of {len(run.samples)} trials not valid"
+            self._console.print(text, highlight=False)
+            if self._bar is not None:
+                left = run.stage.most * 4 - len(run.samples)
+                self._bar.update(self._task, advance=left)
+
+
+def _summary(outcome) -> str:
+    """The verdict, a table of the tested metrics, and where the page is."""
+    from .report import units
+
+    lines = [outcome.analysis.sentence, ""]
+    rows = [("metric", "normal", "sriov", "ratio (95 %)", "verdict")]
+    document = outcome.document
+    rows[0] = (
+        "metric",
+        document["targets"]["A"]["role"],
+        document["targets"]["B"]["role"],
+        "ratio (95 %)",
+        "verdict",
+    )
+    for metric in document["metrics"]:
+        if metric["tested"]:
+            rows.append(
+                (
+                    metric["title"],
+                    units.quantity(metric["values"]["A"]["value"], metric["unit"]),
+                    units.quantity(metric["values"]["B"]["value"], metric["unit"]),
+                    units.ratio(metric["ratio"]),
+                    metric["verdict"],
+                )
+            )
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  ".join(cells).rstrip())
+    failed = [gate for gate in outcome.analysis.gates if gate.passed is False]
+    lines += [f"gate failed: {gate.name}: {gate.text}" for gate in failed]
+    lines += ["", f"result: {outcome.folder / 'result.json'}"]
+    lines += [f"report: {outcome.folder / 'report.html'}"]
+    return "\n".join(lines)
+
+
+def _thresholds(outcome, options: dict):
+    """[(sentence, crossed: True | False | None when it cannot be told)]"""
+    checks = (
+        ("max_latency_ratio", "http-latency", "p50", "above"),
+        ("min_rate_ratio", "http-rate", "rate", "below"),
+    )
+    for option, engine, name, word in checks:
+        limit = options.get(option)
+        if limit is None:
+            continue
+        flag = "--" + option.replace("_", "-")
+        stages = {s["name"] for s in outcome.document["stages"] if s["engine"] == engine}
+        found = next(
+            (
+                m
+                for m in outcome.analysis.metrics
+                if m.stage in stages and m.metric.name == name and m.finding.ratio is not None
+            ),
+            None,
+        )
+        if found is None or found.finding.reasons:
+            yield f"{flag} {limit:g}: could not tell", None
+            continue
+        ratio = found.finding.ratio
+        crossed = ratio.low > limit if word == "above" else ratio.high < limit
+        held = ratio.high <= limit if word == "above" else ratio.low >= limit
+        state = "crossed" if crossed else "held" if held else "could not tell"
+        yield (
+            f"{flag} {limit:g}: {state} ({found.identifier} {ratio.estimate:.3f}, "
+            f"{ratio.low:.3f} to {ratio.high:.3f})",
+            True if crossed else False if held else None,
+        )
+
+
+@main.command()
+@click.argument("run", type=click.Path(exists=True))
+@explained
+def report(run: str) -> None:
+    """Write the page of a RUN (its folder or its result.json) again."""
+    from .report import page
+    from .results import store
+
+    path = Path(run)
+    folder = path if path.is_dir() else path.parent
+    click.echo(page.write(folder, store.load(path)))
+
+
+@main.command("profiles")
+@explained
+def list_profiles() -> None:
+    """List the load profiles and how long each may take."""
+    from . import profiles
+
+    for name in profiles.names():
+        profile = profiles.load(name)
+        click.echo(f"{name:10} at most {profile.most_seconds():6.0f} s  {profile.title}")
+
+
+if __name__ == "__main__":
+    main(prog_name="sriov-lb-perf")
