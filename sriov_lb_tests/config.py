@@ -432,6 +432,12 @@ LIMITS = [
         help="Whether tests may take what others on the cloud may need: every free VF of the "
         "hosts, or an aggregate without hosts. Leave it off on a cloud in use. Example: true",
     ),
+    cfg.BoolOpt(
+        "slow",
+        default=False,
+        help="Whether tests that take many minutes each run too, such as ten load balancers in a "
+        "row on the last free VF. Example: true",
+    ),
     cfg.IntOpt(
         "lb_build_timeout",
         default=300,

@@ -25,7 +25,7 @@ class Need:
     :param programs: present when all of these are found ...
     :param files: ... and these exist ...
     :param modules: ... and these can be imported.
-    :param service: a service that comes with the package and is not wanted.
+    :param units: systemd units that come with the package and are not wanted.
     """
 
     package: str
@@ -33,7 +33,7 @@ class Need:
     programs: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
-    service: str = ""
+    units: tuple[str, ...] = ()
 
     def missing(self) -> bool:
         return (
@@ -57,10 +57,23 @@ LAB = (
 )
 FUNCTIONAL = (
     Need("nftables", "real rulesets in the functional tests", ("nft",)),
-    Need("haproxy", "a real proxy in the functional tests", ("haproxy",), service="haproxy"),
-    Need("nginx", "a real member in the functional tests", ("nginx",), service="nginx"),
+    Need("ethtool", "checksum offload in the functional tests", ("ethtool",)),
     Need("iperf3", "real bandwidth in the functional tests", ("iperf3",)),
+    Need(
+        "haproxy",
+        "a real proxy in the functional tests",
+        ("haproxy",),
+        units=("haproxy.service",),
+    ),
+    Need("nginx", "a real member in the functional tests", ("nginx",), units=("nginx.service",)),
+    Need(
+        "openssh-server",
+        "a real guest's sshd in the functional tests",
+        ("sshd",),
+        units=("ssh.service", "ssh.socket"),
+    ),
 )
+UNITS = ("/lib/systemd/system", "/usr/lib/systemd/system")
 
 
 def missing(needs: Iterable[Need]) -> list[Need]:
@@ -95,9 +108,13 @@ def install(needs: Iterable[Need], steps: Steps, log: Path) -> None:
     with steps.doing("installing packages"), _no_services():
         quietly(["apt-get", "update"], log, env)
         quietly(["apt-get", *options, *packages], log, env, append=True)
-        services = [need.service for need in wanted if need.service]
-        if services and os.path.isdir("/run/systemd/system"):
-            quietly(["systemctl", "disable", "--quiet", *services], log, append=True)
+        units = [unit for need in wanted for unit in need.units if _known(unit)]
+        if units and os.path.isdir("/run/systemd/system"):
+            quietly(["systemctl", "disable", "--quiet", *units], log, append=True)
+
+
+def _known(unit: str) -> bool:
+    return any(os.path.exists(os.path.join(folder, unit)) for folder in UNITS)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,10 @@ VIOLATIONS = {
     "lab-is-free": ("sriov_lb_lab/paths.py", "import sriov_lb_tests.errors"),
     "lab-is-not-imported": ("sriov_lb_tests/wire/host.py", "import sriov_lb_lab.paths"),
     "rooms": ("sriov_lb_tests/policy/__init__.py", "import sriov_lb_tests.packets"),
+    "verdicts-stand-alone": (
+        "sriov_lb_tests/verdicts/model.py",
+        "import sriov_lb_tests.cloud.faults",
+    ),
     "cloud-knows-openstack-only": (
         "sriov_lb_tests/cloud/__init__.py",
         "import sriov_lb_tests.wire.host",
