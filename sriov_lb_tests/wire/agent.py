@@ -525,6 +525,18 @@ class Claims:
                 except BlockingIOError:
                     continue  # the other side asks again
 
+    def announce(self, address):
+        """Tell the link where the address is now: somebody may know it elsewhere, or just have
+        asked in vain."""
+        if len(address) == 4:
+            broadcast = b"\xff" * 6
+            self.arp.send(arp_frame(1, self.mac, address, b"\0" * 6, address, broadcast))
+            return
+        # Unsolicited, override (0x20), to all nodes.
+        group = binary_address("ff02::1")
+        everybody = b"\x33\x33\0\0\0\x01"
+        self.nd.send(nd_frame(136, 0x20000000, self.mac, address, group, everybody, address, 2))
+
     def _arp(self, frame):
         _, offset = network_layer(frame)
         packet = frame[offset:]
@@ -769,8 +781,11 @@ class Agent:
         for text in addresses:
             if text in own:
                 raise Refused(f"{text} is the guest's own address: it cannot be played")
-            self.claims[interface].addresses.add(binary_address(text))
-        return {"played": len(self.claims[interface].addresses)}
+        claims = self.claims[interface]
+        for address in map(binary_address, addresses):
+            claims.addresses.add(address)
+            claims.announce(address)
+        return {"played": len(claims.addresses)}
 
     def op_release(self, body, interface, addresses=None):
         claims = self.claims.get(interface)

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,15 +67,3 @@ def sshd(
     finally:
         if process.poll() is None:
             server.stop()
-
-
-def await_port(address: str, port: int, seconds: float = 10.0) -> None:
-    """Wait until something listens."""
-    end = time.monotonic() + seconds
-    while True:
-        with socket.socket() as probe:
-            probe.settimeout(0.5)
-            if probe.connect_ex((address, port)) == 0:
-                return
-        if time.monotonic() > end:
-            raise RuntimeError(f"nothing listens on {address}:{port}")

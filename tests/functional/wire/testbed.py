@@ -13,7 +13,9 @@ is made in the namespace of the machine itself.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -58,6 +60,31 @@ LISTENER = textwrap.dedent(
                 c.close()
     """
 )
+
+
+CLONE_NEWNET = 0x40000000
+
+
+@contextlib.contextmanager
+def entered(namespace: str) -> Iterator[None]:
+    """This thread, and what it starts, is in the named network namespace while the block runs."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def enter(descriptor: int) -> None:
+        if libc.setns(descriptor, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
+
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    try:
+        enter(there)
+        try:
+            yield
+        finally:
+            enter(home)
+    finally:
+        os.close(home)
+        os.close(there)
 
 
 def run(*argv: str, input: str | None = None) -> str:
