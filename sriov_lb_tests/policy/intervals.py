@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import socket
 from collections.abc import Iterable
 
 Intervals = tuple[tuple[int, int], ...]
@@ -57,10 +56,13 @@ def contains(intervals: Intervals, value: int) -> bool:
 
 @functools.lru_cache(maxsize=65536)
 def address(text: str) -> tuple[int, int]:
-    """``(version, number)`` of an address."""
+    """``(version, number)`` of an address.
+
+    :raises ValueError: it is none.
+    """
     if ":" in text:
-        return 6, int.from_bytes(socket.inet_pton(socket.AF_INET6, text), "big")
-    return 4, int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")
+        return 6, int(ipaddress.IPv6Address(text))
+    return 4, int(ipaddress.IPv4Address(text))
 
 
 @functools.lru_cache(maxsize=65536)

@@ -201,7 +201,7 @@ def listener_from(entry: Mapping) -> Listener:
             network(text)
     except KeyError as error:
         raise errors.UnknownListener(f"Listener {name} has no {error.args[0]!r}.") from error
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise errors.UnknownListener(
             f"Listener {name} has an allowed CIDR that is none: {error}."
         ) from error

@@ -500,7 +500,7 @@ class _Parser:
             if of.width in (32, 128) and of.name.startswith(("source", "destination")):
                 try:
                     version, number = address(value)
-                except OSError:
+                except ValueError:
                     raise _unknown("an address that is none", value, self.where) from None
                 if (32 if version == 4 else 128) == of.width:
                     return number
