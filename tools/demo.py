@@ -44,7 +44,7 @@ class Demo:
         self.cleanup("left by an earlier run that was killed")
         try:
             failed = self.tempest(workspace)
-            failed |= self.compare()
+            failed |= self.compare(workspace)
         finally:
             self.steps.say(f"artifacts: {self.results}")
         self.verdicts()
@@ -91,10 +91,11 @@ class Demo:
         self.steps.say(" ".join(argv))
         return bool(self._show(self._in_lab(argv), cwd=workspace))
 
-    def compare(self) -> bool:
-        """A short A/B of the SR-IOV load balancer and its normal twin; True if it failed."""
-        argv = ["sriov-lb-perf", "compare", "--profile", "smoke"]
-        argv += ["--artifacts", str(self.results)]
+    def compare(self, workspace: Path) -> bool:
+        """A short A/B of an SR-IOV load balancer and its normal twin; True if it failed."""
+        conf = workspace / "etc" / "tempest.conf"
+        argv = ["sriov-lb-perf", "compare", "--profile", "smoke", "--from-cloud"]
+        argv += ["--config-file", str(conf), "--artifacts", str(self.results / "performance")]
         self.steps.say(" ".join(argv))
         return bool(self._show(self._in_lab(argv)))
 

@@ -13,13 +13,14 @@ from sriov_lb_tests.policy.model import Policy  # noqa: E402
 
 project = "sriov-lb-tests"
 copyright = "the sriov-lb-tests developers"
-extensions = ["oslo_config.sphinxext", "openstackdocstheme"]
+extensions = ["oslo_config.sphinxext"]
 exclude_patterns = ["_generated"]
-html_theme = "openstackdocs"
-pygments_style = "native"
-openstackdocs_auto_name = False
-openstackdocs_auto_version = False
-openstackdocs_use_storyboard = False
+html_theme = "alabaster"
+html_theme_options = {
+    "description": "Tests of SR-IOV load balancers in OpenStack Octavia",
+    "fixed_sidebar": True,
+    "page_width": "1100px",
+}
 
 
 def _list_of_errors(app):

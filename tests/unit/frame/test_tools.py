@@ -297,7 +297,8 @@ def test_the_demo_runs_everything_in_order(stage, capsys):
         "sriov-lb-lab status --json",
         "tempest init --workspace-path demo/workspaces.yaml demo/workspace",
         f"{in_lab}tempest run --regex sriov_lb --concurrency 1",
-        f"{in_lab}sriov-lb-perf compare --profile smoke --artifacts {results}",
+        f"{in_lab}sriov-lb-perf compare --profile smoke --from-cloud"
+        f" --config-file demo/workspace/etc/tempest.conf --artifacts {results}/performance",
         f"sriov-lb verdicts {results}",
     ]
     conf = (stage / "demo" / "workspace" / "etc" / "tempest.conf").read_text()
