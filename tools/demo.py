@@ -42,14 +42,15 @@ class Demo:
         facts = self.lab_up()
         workspace = self.workspace(Path(facts["tempest_conf"]))
         self.cleanup("left by an earlier run that was killed")
+        unwell = []
         try:
-            failed = self.tempest(workspace)
-            failed |= self.compare(workspace)
+            unwell += ["the tests"] if self.tempest(workspace) else []
+            unwell += ["the comparison"] if self.compare(workspace) else []
         finally:
             self.steps.say(f"artifacts: {self.results}")
         self.verdicts()
-        self.closing_words(failed)
-        return int(failed)
+        self.closing_words(unwell)
+        return 1 if unwell else 0
 
     # --- the steps ----------------------------------------------------------------------------
 
@@ -110,9 +111,11 @@ class Demo:
             self.steps.say(f"cleaning up what was {why}")
             self._show(self._in_lab(["sriov-lb", "cleanup", "--journal-dir", str(journals)]))
 
-    def closing_words(self, failed: bool) -> None:
+    def closing_words(self, unwell: list[str]) -> None:
+        """What came out in a sentence, and what can be done with the lab now."""
         command = self.tester.bin / "sriov-lb-lab"
-        self.steps.say("done; not every promise held" if failed else "done; every promise held")
+        outcome = f"not well: {' and '.join(unwell)}" if unwell else "every promise held"
+        self.steps.say(f"done; {outcome}")
         print(
             f"\nThe lab is still up. Look around:\n"
             f"    {command} exec -- openstack loadbalancer list\n"
