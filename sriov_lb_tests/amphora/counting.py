@@ -4,8 +4,8 @@
 Octavia's reloads replace only its own table, so ours survives them. It counts frames from one MAC
 at three places: where packets arrive (before defragmentation and conntrack), just before the
 filter, and just after it. The key is what every probe of ours carries in its network header:
-identification (IPv4) or flow label (IPv6). An identity is 16 or 20 bits there, so counts are read
-per test, not per run.
+identification (IPv4) or flow label (IPv6). Those repeat after 65,535 frames, so counts are read per
+test, not per run.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ _PLACES = {
 class Carrier(Protocol):
     """The part of a probe's identity that its network header carries."""
 
-    nonce: int
+    sequence: int
+    flow_label: int
 
 
 def keys(identity: Carrier) -> dict[int, int]:
     """The key of an identity by IP version, as ``packets.probe.network`` writes it."""
-    return {4: identity.nonce & 0xFFFF, 6: identity.nonce & 0xFFFFF}
+    return {4: identity.sequence, 6: identity.flow_label}
 
 
 def table_text(name: str, mac: str) -> str:

@@ -35,7 +35,8 @@ class Identity:
 
     :param run: 32 bits of the run's id.
     :param nonce: 32 bits, new for every frame.
-    :param sequence: 16 bits, counts the frames of one vantage.
+    :param sequence: 1 to 65535, counts the frames of one vantage: the IPv4 identification, and part
+        of the IPv6 flow label, so that no two of 65,535 frames in a row share one.
     :param port: source port (or echo identifier), not used twice within 20,000 probes.
     """
 
@@ -43,6 +44,11 @@ class Identity:
     nonce: int
     sequence: int
     port: int
+
+    @property
+    def flow_label(self) -> int:
+        """20 bits; kernels draw theirs at random, so the constant part tells ours from them."""
+        return 0x50000 | self.sequence
 
     @property
     def tag(self) -> bytes:
@@ -67,22 +73,28 @@ class Identities:
             return Identity(
                 run=self.run,
                 nonce=self._random.getrandbits(32),
-                sequence=number & 0xFFFF,
+                sequence=1 + number % 0xFFFF,
                 port=self.FIRST_PORT + number % self.PORTS,
             )
 
 
 @dataclass(frozen=True)
 class Link:
-    """Addresses of the link: whose frame it is and who is to receive it."""
+    """Addresses of the link: whose frame it is and who is to receive it; a VLAN tag and an
+    ethertype other than the payload's, where they are given."""
 
     source: str
     destination: str
     vlan: int | None = None
+    ethertype: int | None = None
 
     def header(self) -> Packet:
         header = Ether(src=self.source, dst=self.destination)
-        return header if self.vlan is None else header / Dot1Q(vlan=self.vlan)
+        if self.vlan is not None:
+            header = header / Dot1Q(vlan=self.vlan)
+        if self.ethertype is not None:
+            header.lastlayer().type = self.ethertype
+        return header
 
 
 @dataclass(frozen=True)
@@ -93,11 +105,14 @@ class Probe:
     :param destination: address, text.
     :param source: address, text; None takes the vantage's own.
     :param port: destination port, None where there is none.
-    :param build: from probe and identity to one or more packets, network layer upwards; a packet
-        that already has an Ethernet header is sent as it is.
+    :param build: from probe and identity to one or more packets, network layer upwards (then
+        Ethernet is put before them) or with an Ethernet header of their own.
     :param play: whether the vantage may answer ARP and ND for the source, so that answers find
         their way back. Never for somebody else's address.
     :param expects_answer: whether acceptance shows as an answer at all.
+    :param relink: changes the link addresses, for frames to other MACs or with VLAN tags.
+    :param asks: builds the packet that answers refer to, where that is not what is sent (a packet
+        that goes out in fragments).
     """
 
     title: str
@@ -107,6 +122,8 @@ class Probe:
     port: int | None = None
     play: bool = True
     expects_answer: bool = True
+    relink: Callable[[Link], Link] | None = None
+    asks: Callable[[Probe, Identity], Packet] | None = None
 
     @property
     def version(self) -> int:
@@ -118,8 +135,16 @@ class Probe:
 
     def frames(self, link: Link, identity: Identity) -> list[bytes]:
         """The probe as frames, in the order in which they are to be sent."""
-        built = self.build(self, identity)
+        return self._framed(self.build, link, identity)
+
+    def questions(self, link: Link, identity: Identity) -> list[bytes]:
+        """The frames that answers refer to: those sent, or the one they are pieces of."""
+        return self._framed(self.asks or self.build, link, identity)
+
+    def _framed(self, build, link: Link, identity: Identity) -> list[bytes]:
+        built = build(self, identity)
         packets = built if isinstance(built, list) else [built]
+        link = self.relink(link) if self.relink else link
         return [
             bytes(packet if isinstance(packet, Ether) else link.header() / packet)
             for packet in packets
@@ -138,9 +163,9 @@ class Probe:
 def network(probe: Probe, identity: Identity, **fields) -> Packet:
     """The IP or IPv6 header of a probe; ``fields`` override."""
     if probe.version == 4:
-        values = {"src": probe.source, "dst": probe.destination, "id": identity.nonce & 0xFFFF}
+        values = {"src": probe.source, "dst": probe.destination, "id": identity.sequence}
         return IP(**{**values, **fields})
-    values = {"src": probe.source, "dst": probe.destination, "fl": identity.nonce & 0xFFFFF}
+    values = {"src": probe.source, "dst": probe.destination, "fl": identity.flow_label}
     return IPv6(**{**values, **fields})
 
 

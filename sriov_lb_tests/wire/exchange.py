@@ -39,6 +39,7 @@ class Sent:
     probe: Probe
     identity: Identity
     frames: list[bytes]
+    questions: list[bytes] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     sent_ns: int | None = None
 
@@ -86,7 +87,7 @@ class Observation:
 
 def prepare(probe: Probe, link: Link, identities: Identities) -> Sent:
     identity = identities.next()
-    return Sent(probe, identity, probe.frames(link, identity))
+    return Sent(probe, identity, probe.frames(link, identity), probe.questions(link, identity))
 
 
 def settle(sent: Sequence[Sent], frames: Sequence[Frame]) -> None:
@@ -96,9 +97,10 @@ def settle(sent: Sequence[Sent], frames: Sequence[Frame]) -> None:
     for one in sent:
         for frame in one.frames:
             by_bytes.setdefault(frame, one)
-            key = flow_key(frame)
+        for question in one.questions:
+            key = flow_key(question)
             if key is not None:
-                by_key.setdefault(key, []).append((one, frame))
+                by_key.setdefault(key, []).append((one, question))
     for frame in frames:
         if frame.outgoing:
             owner = by_bytes.get(frame.data)

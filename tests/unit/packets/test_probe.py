@@ -40,11 +40,11 @@ def frame(probe, link=LINK):
 def test_a_syn_says_who_it_is():
     syn = frame(tcp_syn(VIP, 80, source=SOURCE))
     assert (syn.src, syn.dst) == (LINK.source, LINK.destination)
-    assert (syn[IP].src, syn[IP].dst, syn[IP].id) == (SOURCE, VIP, 0xC3D4)
+    assert (syn[IP].src, syn[IP].dst, syn[IP].id) == (SOURCE, VIP, 7)
     assert (syn[TCP].seq, syn[TCP].sport, syn[TCP].dport) == (0xA1B2C3D4, 31234, 80)
     assert str(syn[TCP].flags) == "S"
     six = frame(tcp_syn(VIP6, 80, source=SOURCE6))
-    assert six[IPv6].fl == 0x2C3D4 and six[TCP].seq == 0xA1B2C3D4
+    assert six[IPv6].fl == 0x50007 and six[TCP].seq == 0xA1B2C3D4
 
 
 @pytest.mark.parametrize(
