@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from sriov_lb_lab.compute import cgroups, console, overlay
@@ -116,9 +117,13 @@ class Container:
             raise
 
     def teardown_network(self, vifs: Iterable[Vif]) -> None:
-        """Take away interfaces and namespace, as far as they are there."""
-        for vif in vifs:
-            self.plugger.unplug(vif, self.uuid)
+        """Take away interfaces and namespace, as far as they are there; the rest if one resists."""
+        with ExitStack() as steps:
+            steps.callback(self._delete_namespace)
+            for vif in vifs:
+                steps.callback(self.plugger.unplug, vif, self.uuid)
+
+    def _delete_namespace(self) -> None:
         if os.path.exists(self.scope.netns):
             run("ip", "netns", "delete", Path(self.scope.netns).name)
 
@@ -183,11 +188,12 @@ class Container:
         return by_itself
 
     def tidy(self) -> None:
-        """Remove what a running guest has and a stopped one has not."""
+        """Remove what a running guest has and a stopped one has not; the rest if one resists."""
         vifs = self.store.load(self.uuid).vifs if self.store.exists(self.uuid) else ()
-        self.teardown_network(vifs)
-        overlay.unmount(self.folder)
-        cgroups.remove(self.scope.cgroup)
+        with ExitStack() as steps:
+            steps.callback(cgroups.remove, self.scope.cgroup)
+            steps.callback(overlay.unmount, self.folder)
+            steps.callback(self.teardown_network, vifs)
 
     def destroy(self) -> None:
         """End it and remove all of it, disk included. No error if there is nothing."""

@@ -83,7 +83,11 @@ class ContainerDriver(driver.ComputeDriver):
             state = container.state()
             if state is State.SHUTDOWN:
                 # It ended while nobody looked, or with the machine: nothing of it may be left over.
-                container.tidy()
+                try:
+                    container.tidy()
+                except LabError as failure:
+                    # The host must come up; the next start of the instance tidies up first, too.
+                    LOG.error("Instance %s cannot be tidied up: %s", instance.uuid, failure)
             LOG.info("Found instance %s (%s): %s", instance.uuid, instance.name, state.value)
         self._watcher = loopingcall.FixedIntervalLoopingCall(self._watch)
         self._watcher.start(

@@ -87,10 +87,11 @@ class Store:
 
     def scope(self, uuid: str) -> GuestScope:
         """Its network namespace and cgroup folder, by name; they exist while it runs."""
-        # Eight digits are what a person recognises in `ip netns`; one lab never has 2^16 instances.
-        return GuestScope(
-            f"/run/netns/inst-{uuid[:8]}", f"{self._host.cgroup}/{self._host.host}/{uuid}"
-        )
+        # Eight digits are what a person recognises in `ip netns`. The host is in the name because an
+        # evacuated instance is on two hosts until the dead one comes back and removes its own.
+        host = self._host.host
+        cgroup = f"{self._host.cgroup}/{host}/{uuid}"
+        return GuestScope(f"/run/netns/inst-{uuid[:8]}-{host}", cgroup)
 
     def exists(self, uuid: str) -> bool:
         """Whether the instance is known here."""

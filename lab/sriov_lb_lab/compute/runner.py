@@ -24,6 +24,7 @@ from typing import IO
 from sriov_lb_lab.compute import cgroups, console, nspawn, overlay
 from sriov_lb_lab.compute.container import Container
 from sriov_lb_lab.compute.hostfile import HostFile
+from sriov_lb_lab.errors import LabError
 
 
 class Runner:
@@ -51,7 +52,11 @@ class Runner:
                 self._container.tidy()
                 self._container.prepare()
         finally:
-            self._container.tidy()
+            try:
+                self._container.tidy()
+            except LabError as failure:
+                # E.g. the switch is dead, too. Whoever starts the instance next tidies up first.
+                _log(f"left something behind: {failure}")
 
     def _boot(self) -> int:
         container = self._container

@@ -20,6 +20,9 @@ from sriov_lb_lab.substrate.scope import GuestScope
 
 DEFAULT_MTU = 1500
 
+# Seconds to wait for the switch: it answers in milliseconds or not at all.
+SWITCH_TIMEOUT = 10
+
 # As udev would name the first NICs of a virtual machine: ens3, ens4, ...
 FIRST_SLOT = 3
 
@@ -126,9 +129,11 @@ class Plugger:
         )
 
     def _unplug_ovs(self, vif: Vif) -> None:
-        self._vsctl("--if-exists", "del-port", self._host.integration_bridge, vif.device)
-        # The other end goes with it, in whatever namespace.
-        links.delete(vif.device)
+        try:
+            self._vsctl("--if-exists", "del-port", self._host.integration_bridge, vif.device)
+        finally:
+            # The other end goes with it, in whatever namespace; also while the switch is dead.
+            links.delete(vif.device)
 
     def _vsctl(self, *argv: str) -> None:
-        run("ovs-vsctl", f"--db={self._host.ovs_db}", "--timeout=20", "--", *argv)
+        run("ovs-vsctl", f"--db={self._host.ovs_db}", f"--timeout={SWITCH_TIMEOUT}", "--", *argv)

@@ -72,7 +72,7 @@ def test_records_come_back_as_written(host):
     store.save(instance(NORMAL, DIRECT))
     assert store.load(UUID) == instance(NORMAL, DIRECT)
     assert list(Store(host)) == [instance(NORMAL, DIRECT)]
-    assert store.scope(UUID).netns == "/run/netns/inst-0a1b2c3d"
+    assert store.scope(UUID).netns == "/run/netns/inst-0a1b2c3d-compute-1"
     assert store.scope(UUID).cgroup == f"sriov-lb-lab-test/compute-1/{UUID}"
     (store.folder(UUID) / "upper").mkdir()
     store.remove(UUID)
@@ -80,6 +80,14 @@ def test_records_come_back_as_written(host):
     assert not store.folder(UUID).exists()
     with pytest.raises(NoSuchInstance, match=f"no instance {UUID} on host compute-1"):
         store.load(UUID)
+
+
+def test_an_evacuated_instance_is_two_things(host, host_values, tmp_path):
+    """The dead host, back again, removes its own without touching the other host's."""
+    path = tmp_path / "compute-2.json"
+    path.write_text(json.dumps({**host_values, "host": "compute-2"}))
+    here, there = Store(host).scope(UUID), Store(HostFile.read(path)).scope(UUID)
+    assert here.netns != there.netns and here.cgroup != there.cgroup
 
 
 def test_vifs_of_a_record():
@@ -147,9 +155,9 @@ def test_plugging_a_normal_port(host, plugger, programs):
     assert "del-port br-int tapa" in words[0]
     assert words[1] == (
         "ip link add tapa mtu 1450 type veth peer name ens3 address fa:16:3e:00:00:01 mtu 1450 "
-        "netns /run/netns/inst-0a1b2c3d"
+        "netns /run/netns/inst-0a1b2c3d-compute-1"
     )
-    assert words[2] == "@/run/netns/inst-0a1b2c3d ethtool -K ens3 tx off"
+    assert words[2] == "@/run/netns/inst-0a1b2c3d-compute-1 ethtool -K ens3 tx off"
     assert "--db=unix:/nowhere/db.sock" in words[4] and "add-port br-int tapa" in words[4]
     for pair in (
         f'iface-id="{NORMAL.id}"',
