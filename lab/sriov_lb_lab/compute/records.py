@@ -87,8 +87,8 @@ class Store:
 
     def scope(self, uuid: str) -> GuestScope:
         """Its network namespace and cgroup folder, by name; they exist while it runs."""
-        # Eight digits are what a person recognises in `ip netns`. The host is in the name because an
-        # evacuated instance is on two hosts until the dead one comes back and removes its own.
+        # Eight digits are what a person recognises in `ip netns`. The host is in the name because
+        # an evacuated instance is on two hosts until the dead one is back and removes its own.
         host = self._host.host
         cgroup = f"{self._host.cgroup}/{host}/{uuid}"
         return GuestScope(f"/run/netns/inst-{uuid[:8]}-{host}", cgroup)
