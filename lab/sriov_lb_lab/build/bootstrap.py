@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from sriov_lb_lab.build import sources
 from sriov_lb_lab.build.steps import Runner
+from sriov_lb_lab.errors import BuildError
 
 #: What a tree can do without: nobody reads manuals in it, and its messages are English.
 EXCLUDED = (
@@ -141,8 +142,19 @@ def bootstrap(runner: Runner, name: str, root: pathlib.Path, packages: Sequence[
     # A host's Python settings make maintainer scripts behave differently.
     for variable in [key for key in environment if key.startswith(("PYTHON", "PIP_"))]:
         del environment[variable]
-    runner.isolated(argv(root, packages, archive, apt_cache), log=name,
-                    what=f"installing Debian packages for {name}", environment=environment)
+    try:
+        runner.isolated(argv(root, packages, archive, apt_cache), log=name,
+                        what=f"installing Debian packages for {name}", environment=environment)
+    except BuildError:
+        harvest(root, apt_cache)
+        raise
+
+
+def harvest(root: pathlib.Path, apt_cache: pathlib.Path) -> None:
+    """Keep the packages that arrived before a failure (apt names a file when it is complete)."""
+    for path in (root / "var/cache/apt/archives").glob("*.deb"):
+        if not (apt_cache / path.name).exists():
+            path.rename(apt_cache / path.name)
 
 
 def machine() -> str:

@@ -186,8 +186,8 @@ def explain(what: str, code: int, output: str, log: pathlib.Path) -> tuple[str, 
         return (f"{what}: no space left on the disk (log: {log})",
                 "free some space, or put the state folder elsewhere (--state)")
     missing = list(dict.fromkeys(
-        re.findall(r"^(?:E|W): Failed to fetch (\S+)", output, re.M)
-        + re.findall(r"^Err:\d+ (\S+ \S+(?: \S+)?)", output, re.M)
+        (re.findall(r"^(?:E|W): Failed to fetch (\S+)", output, re.M)
+         or re.findall(r"^Err:\d+ (\S+ \S+(?: \S+)?)", output, re.M))
         + re.findall(r"Could not find a version that satisfies the requirement (\S+)", output)
         + re.findall(r"No matching distribution found for (\S+)", output)
         + re.findall(r"Could not fetch URL (\S+?):? ", output)

@@ -21,6 +21,7 @@ from sriov_lb_lab.errors import BuildError
 
 #: What source distributions are built with; the first two come with every venv.
 TOOLS = ("pip", "setuptools", "wheel", "pbr")
+_PORTION = 40
 _HOUSE = f"{INSIDE}/wheels"
 _QUIET = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_PROGRESS_BAR": "off", "PIP_NO_CACHE_DIR": "1",
           "PIP_ROOT_USER_ACTION": "ignore"}
@@ -107,14 +108,17 @@ class Wheelhouse:
             tools = {name: everything[name] for name in TOOLS}
             absent = missing(tools, self._names())
             if absent:
-                self._fetch(venv, ["wheel", "--no-deps", *absent.values()], what)
+                self._fetch(venv, ["wheel", "--no-deps", *absent.values()],
+                            f"{what} ({len(wanted)} are not in the cache)")
             self._runner.inside(self.offline(venv),
                                 [venv.pip, "install", "--no-deps", *tools.values()],
                                 log=venv.log, what="installing Python's build tools")
-            rest = missing(wanted, self._names())
-            if rest:
+            rest = list(missing(wanted, self._names()).values())
+            # In portions: pip hands over what it fetched when it has everything it was asked for.
+            for begin in range(0, len(rest), _PORTION):
                 self._fetch(venv, ["wheel", "--no-deps", "--no-build-isolation", "--use-pep517",
-                                   *rest.values()], what)
+                                   *rest[begin:begin + _PORTION]],
+                            f"{what} ({len(rest) - begin} are not in the cache)")
 
     def source(self, venv: Venv, octavia: str) -> pathlib.Path:
         """The source distribution of Octavia; fetched unless it is there.

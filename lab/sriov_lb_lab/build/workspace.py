@@ -78,7 +78,11 @@ class Workspace:
             self._lock = descriptor
             for name in self.clean():
                 progress("clean", f"removed {name}, left behind by an interrupted build")
-            yield
+            try:
+                yield
+            except BaseException:
+                self.clean()
+                raise
         finally:
             self._lock = None
             os.close(descriptor)

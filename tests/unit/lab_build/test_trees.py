@@ -221,3 +221,23 @@ def test_only_a_debian_12_host_lends_its_mirror(tmp_path, monkeypatch):
     assert noble.kind == "default" and "deb.debian.org" in noble.lines[0]
     option = bootstrap.host_archive("http://m.example/debian", bookworm, tmp_path)
     assert option.kind == "option" and "m.example" in option.lines[0]
+
+
+def test_packages_that_arrived_before_a_failure_are_kept(tmp_path):
+    archives, cache = tmp_path / "root" / "var/cache/apt/archives", tmp_path / "apt"
+    (archives / "partial").mkdir(parents=True)
+    cache.mkdir()
+    (archives / "whole_1_all.deb").write_text("new")
+    (archives / "known_1_all.deb").write_text("new")
+    (cache / "known_1_all.deb").write_text("old")
+    (archives / "partial" / "half_1_all.deb").write_text("x")
+
+    class Failing:
+        def isolated(self, argv, **options):
+            raise BuildError("mirror went away")
+
+    with pytest.raises(BuildError, match="mirror went away"):
+        bootstrap.bootstrap(Failing(), "guest-1", tmp_path / "root", ("sudo",),
+                            bootstrap.Archive("host", ()), cache)
+    assert sorted(path.name for path in cache.iterdir()) == ["known_1_all.deb", "whole_1_all.deb"]
+    assert (cache / "known_1_all.deb").read_text() == "old"

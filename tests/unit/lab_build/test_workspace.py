@@ -154,3 +154,14 @@ def test_link_copy_shares_files_and_keeps_links_and_modes(tmp_path):
     (target / "new").write_text("y")
     os.replace(target / "new", target / "bin" / "tool")
     assert (source / "bin" / "tool").read_text() == "x"
+
+
+def test_a_build_that_fails_leaves_nothing_unfinished(workspace):
+    with pytest.raises(BuildError, match="broken"):
+        with workspace.locked(silent):
+            (workspace.start("guest-1") / "file").write_text("")
+            workspace.start("guest-2")
+            workspace.publish("guest-2", {})
+            raise BuildError("broken")
+    assert list(workspace.cache.glob(".building-*")) == []
+    assert workspace.ready("guest-2")
