@@ -49,8 +49,11 @@ class Tester:
             return
         why = "requirements have changed" if self._mark.exists() else "there is none"
         steps.say(f"about to make the tester's environment {self.folder} ({why})")
-        if self.folder.exists():
+        if self.folder.is_dir():
             shutil.rmtree(self.folder)
+        else:
+            # tox leaves a file of that name, which points into .tox (PEP 832).
+            self.folder.unlink(missing_ok=True)
         with steps.doing("installing Python packages"):
             quietly([sys.executable, "-m", "venv", str(self.folder)], log)
             quietly(self._pip("setuptools"), log, append=True)

@@ -177,6 +177,12 @@ def test_a_changed_requirement_makes_it_anew(name, checkout, pip, tmp_path, caps
     assert "requirements have changed" in capsys.readouterr().out
 
 
+def test_a_file_in_its_place_makes_room(checkout, pip, tmp_path):
+    (checkout / ".venv").write_text(".tox/py3\n")
+    tester.Tester(checkout).ensure(Steps(), tmp_path / "log")
+    assert tester.Tester(checkout).fits()
+
+
 def test_an_environment_that_was_not_finished_does_not_fit(checkout, pip, tmp_path, monkeypatch):
     def fail(*arguments, **named):
         (checkout / ".venv" / "bin").mkdir(parents=True)
