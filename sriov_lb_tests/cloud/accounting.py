@@ -8,10 +8,11 @@ things can be asked honestly, and they check each other:
 * *Neutron's book* (:func:`bound`): each direct port that is bound carries the host and the
   PCI slot that Nova claimed for it (``binding:host_id``, ``binding:profile``). It shows what
   is taken, but a VF that Nova lost would not be missed here.
-* *Nova's book* (:func:`free`): Nova is asked for VFs on one host until it refuses. Each
+* *Nova's book* (:class:`Probe`): Nova is asked for VFs on one host until it refuses. Each
   attachment is a claim in the PCI tracker, the refusal ("Failed to claim PCI device") is the
-  tracker's own answer, so the number is exactly what it would grant to an amphora. All of
-  them are given back.
+  tracker's own answer, so the number is exactly what it would grant to an amphora. And once
+  it has refused, the next claim can succeed only with a VF that somebody gave back: a leak
+  of a single one shows at once. All of them are given back.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from openstack.connection import Connection
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.cloud import networks, servers, sweep
+from sriov_lb_tests.cloud.awaiting import until
 from sriov_lb_tests.cloud.connect import Clouds
 from sriov_lb_tests.cloud.ledger import Ledger
 from sriov_lb_tests.cloud.networks import Net
@@ -130,6 +132,45 @@ class Probe:
             progress(len(self.taken))
         return len(self.taken)
 
+    def give_back_one(self) -> str:
+        """Give the VF taken last back; returns its slot."""
+        port_id, slot = self.taken.pop(), self.slots.pop()
+        servers.detach(self._connection, self.server_id, [port_id])
+        sweep.undo_one(self.ledger, self.clouds, "port", port_id, interval=0.3)
+        return slot
+
+    def swap(self) -> tuple[str, str]:
+        """Give the VF taken last back and take one again: (slot before, slot after).
+
+        On a host without another free VF the second half works only if the first did.
+
+        :raises ResourceFault: nothing can be taken again: the VF was lost.
+        """
+        before = self.give_back_one()
+        try:
+            return before, self.take_when_free()
+        except errors.StuckPending as error:
+            raise errors.ResourceFault(
+                f"VF {before} of host {self.host} was given back and cannot be taken again: "
+                "Nova has lost it."
+            ) from error
+
+    def take_when_free(self, timeout: float = 60) -> str:
+        """Take a VF as soon as Nova grants one; returns its slot.
+
+        Nova takes the port off an instance first and frees the VF afterwards, so that the one
+        seen does not mean the other done.
+
+        :raises StuckPending: none was granted.
+        """
+        until(
+            self.take,
+            what=f"Nova to grant a VF on host {self.host}",
+            timeout=timeout,
+            interval=0.5,
+        )
+        return self.slots[-1]
+
     def release(self) -> None:
         """Give all VFs back, and wait until Nova and Neutron have taken them.
 
@@ -142,24 +183,6 @@ class Probe:
             sweep.undo_one(self.ledger, self.clouds, "port", port_id, interval=0.3)
         self.taken.clear()
         self.slots.clear()
-
-    def free(self) -> int:
-        """How many VFs Nova would grant on this host now.
-
-        :raises CloudError: the host has more than ``limit``: raise it, or the count proves
-            nothing.
-        """
-        try:
-            count = self.fill()
-        finally:
-            self.release()
-        if count >= self.limit:
-            raise errors.CloudError(
-                f"Host {self.host} has {self.limit} free VFs or more on network "
-                f"{self.net.network.name}, so a leak could not be seen.",
-                remedy="Count on a host with fewer VFs, or raise the limit of the count.",
-            )
-        return count
 
     @contextmanager
     def exhausted(self) -> Iterator[int]:

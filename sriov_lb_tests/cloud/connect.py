@@ -131,8 +131,7 @@ def authenticate(connection: Connection, whose: str) -> None:
 
     :param whose: names the credentials in the message.
     """
-    auth_url = connection.config.get_auth_args().get("auth_url", "") if connection.config else ""
-    with translated(whose, auth_url):
+    with translated(whose, str(getattr(connection.session.auth, "auth_url", "") or "")):
         connection.authorize()
 
 
@@ -244,7 +243,7 @@ def identity(connection: Connection) -> dict[str, str]:
     """Who a connection is, without any secret: for the journal."""
     return {
         "cloud": str(getattr(connection.config, "name", "") or ""),
-        "auth_url": str(connection.config.get_auth_args().get("auth_url", "")),
+        "auth_url": str(getattr(connection.session.auth, "auth_url", "") or ""),
         "project_id": str(connection.current_project_id or ""),
         "user_id": str(connection.current_user_id or ""),
     }

@@ -2,9 +2,10 @@
 """Why a load balancer failed, as far as the APIs tell.
 
 Octavia's API has no fault field: a load balancer goes to ERROR and the reason stays in a
-worker's log. But its amphorae are instances, and Nova keeps the fault of an instance, also
-of a deleted one for an administrator. Octavia deletes a failed amphora within seconds, so
-a :class:`Watch` looks while the load balancer is being built and keeps what it saw.
+worker's log. But its amphorae are instances, and Nova keeps for an administrator the fault
+of an instance and the actions on it that failed (a VF that could not be attached is one),
+also of a deleted one. Octavia forgets a failed amphora within seconds, so a :class:`Watch`
+looks while the load balancer is being built and keeps what it saw.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ class Watch:
         }
 
     def faults(self) -> list[str]:
-        """Nova's faults of the amphorae, live or deleted, each once."""
-        found = [s["fault"] for s in self.servers.values() if s["fault"]]
+        """Nova's faults of the amphorae and of actions on them, live or deleted, each once."""
+        found = []
         for server_id, seen in self.servers.items():
-            if not seen["fault"]:
-                found += deleted_fault(self.admin, server_id)
+            found += [seen["fault"]] if seen["fault"] else deleted_fault(self.admin, server_id)
+            found += failed_actions(self.admin, server_id)
         return list(dict.fromkeys(found))
 
 
@@ -88,6 +89,27 @@ def deleted_fault(admin: Connection | None, server_id: str) -> list[str]:
         for server in found
         if server.id == server_id and server.fault and server.fault.get("message")
     ]
+
+
+def failed_actions(admin: Connection | None, server_id: str) -> list[str]:
+    """What went wrong with an instance, in order: "attach_interface: Failed to claim ...".
+
+    Nova shows the details of a failed event to administrators, from microversion 2.84.
+    """
+    if admin is None:
+        return []
+    found = []
+    try:
+        for action in admin.compute.server_actions(server_id):
+            if action.message != "Error":
+                continue
+            for event in admin.compute.get_server_action(action.request_id, server_id).events:
+                if event.result == "Error":
+                    text = f"{action.action}: {event.details or 'failed'}"
+                    found.append((event.start_time, text))
+    except sdk.HttpException:
+        return []  # an instance that Nova has purged, or a policy that hides its history
+    return [text for _, text in sorted(found)]
 
 
 def status_tree(connection: Connection, lb_id: str) -> dict[str, Any]:

@@ -384,6 +384,19 @@ class AdminSite(Site):
             description="The same load balancer on a virtual port.",
         ).id
 
+    def flavor_for_hosts(self, hosts: list[str], what: str) -> str:
+        """An Octavia flavor whose amphorae go to these hosts alone; with none, nowhere.
+
+        The same three steps as for all hosts, with a property that only this aggregate has.
+        """
+        admin = self.clouds.by("admin")
+        properties = {f"sriov-lb-{what}": self.ledger.run_id}
+        placement.create_aggregate(admin, self.ledger, hosts, properties, what=what)
+        flavor = self.make_compute_flavor(properties, what)
+        return loadbalancers.create_flavor(
+            admin, self.ledger, self.flavor_data(flavor.id, sriov=True), what=what
+        ).id
+
     @once
     def vip_net(self) -> Net:
         return self._net(self.settings.vip, "vip")

@@ -152,9 +152,8 @@ def _undo_group(
         except (sdk.SDKException, errors.CloudError) as error:
             failed.append(_leftover(entry, str(error)))
     for entry in waiting:
-        progress(f"waiting for {entry} to be gone")
         try:
-            _await_gone(book, clouds, entry, timeout, interval)
+            _await_gone(book, clouds, entry, timeout, interval, progress)
         except (sdk.SDKException, errors.CloudError) as error:
             failed.append(_leftover(entry, str(error)))
         else:
@@ -200,7 +199,12 @@ def _ask(book: Ledger, clouds: Clouds, entry: Entry, timeout: float, interval: f
 
 
 def _await_gone(
-    book: Ledger, clouds: Clouds, entry: Entry, timeout: float, interval: float
+    book: Ledger,
+    clouds: Clouds,
+    entry: Entry,
+    timeout: float,
+    interval: float,
+    progress: Progress,
 ) -> None:
     kind = kinds.KINDS[entry.kind]
     connection = clouds.widest
@@ -211,6 +215,8 @@ def _await_gone(
         found = kind.look(connection, entry)
         if found is None:
             return True
+        if not last[0]:
+            progress(f"waiting for {entry} to be gone")
         state = getattr(found, "provisioning_status", None) or getattr(found, "status", None)
         last[0] = f"It is still there{f', {state}' if state else ''}."
         if kind.service == "Octavia" and state == "ERROR":

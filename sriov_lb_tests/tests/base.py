@@ -48,8 +48,8 @@ CONF = config.CONF
 class Promise:
     """What a test looks at.
 
-    :param needs: conditions without which it is skipped: ``admin``, ``disruptive``,
-        ``amphora_ssh``, ``ipv4``, ``ipv6``.
+    :param needs: conditions without which it is skipped: ``admin``, ``admin_mode``,
+        ``disruptive``, ``slow``, ``amphora_ssh``, ``ipv4``, ``ipv6``.
     """
 
     id: str
@@ -220,6 +220,11 @@ class SriovLbTest(tempest_test.BaseTestCase):
     def _lacks_disruptive(self) -> str:
         if not CONF.sriov_lb.disruptive:
             return "It takes what others may need ([sriov_lb] disruptive is off)."
+        return ""
+
+    def _lacks_slow(self) -> str:
+        if not CONF.sriov_lb.slow:
+            return "It takes many minutes ([sriov_lb] slow is off)."
         return ""
 
     def _lacks_amphora_ssh(self) -> str:

@@ -31,7 +31,7 @@ from sriov_lb_tests.wire.vantage import Vantage
 
 CONF = config.CONF
 
-TOPOLOGY = "two-arm-dual"
+TOPOLOGY = "one-arm-dual"
 LISTENERS = "web-one-source"
 
 
@@ -129,9 +129,9 @@ class Scene:
         found: dict[str, Any] = {
             "twins": Twins.ask(self.site, versions=self.versions, what="twin")
         }
-        if 6 in self.versions:
-            # Alone with its IPv6 address: nobody waits for it but the test that wants it.
-            found["ipv6"] = self.site.ask_load_balancer("sriov", versions=(6,), what="ipv6")
+        # IPv6 alone where there is IPv6; nobody waits for it but the tests that want it.
+        spare = (6,) if 6 in self.versions else self.versions[:1]
+        found["spare"] = self.site.ask_load_balancer("sriov", versions=spare, what="spare")
         found["client"] = self.site.ask_client(self.topology.client_vnic_type)
         found["members"] = [
             self.site.ask_member(number, self.topology.member_place)
@@ -153,9 +153,29 @@ class Scene:
         return Twins(asked.sriov, asked.normal).wait(self.lbs)
 
     @once
-    def ipv6(self) -> Any:
-        """An SR-IOV load balancer with an IPv6 VIP and no other, ACTIVE."""
-        return self.lbs.wait(self.asked["ipv6"].id)
+    def spare(self) -> Any:
+        """An SR-IOV load balancer with an IPv6 VIP and no other (IPv4 without IPv6), ACTIVE.
+
+        The story of a full host deletes it in the end; :meth:`spare_ports` is looked at first.
+        """
+        return self.lbs.wait(self.asked["spare"].id)
+
+    @once
+    def spare_ports(self) -> list[Any]:
+        """The base ports of the spare load balancer, while it was there."""
+        admin = self.stage.clouds.by("admin")
+        return [
+            admin.network.get_port(amphora.vrrp_port_id)
+            for amphora in self.lbs.amphorae(self.spare.id)
+        ]
+
+    @once
+    def exhaustion(self) -> Any:
+        """What happens on a host without a free VF (:mod:`.exhaustion`)."""
+        from sriov_lb_tests.tests import exhaustion
+
+        _ = self.spare_ports
+        return exhaustion.tell(self)
 
     @once
     def client(self) -> Client:
@@ -201,6 +221,10 @@ class Scene:
         }
         return scenario.listener_set(LISTENERS, values, self.versions)
 
+    def amphorae(self, lb: Any) -> list[tuple[Any, SshHost]]:
+        """(amphora, ssh to it) for each amphora that serves a load balancer."""
+        return [(a, self.stage.amphora_host(a)) for a in self.lbs.amphorae(lb.id)]
+
     def vip(self, version: int) -> str:
         """The VIP of an IP version."""
         lb = self.twins.sriov
@@ -229,8 +253,10 @@ class Scene:
         return seen
 
     def _deploy(self, done: Deployment, twins: Twins, members: list[Guest]) -> None:
-        """Like :func:`twin.deploy`, with the twin as the control of each listener."""
-        lb, net = twins.sriov, self.site.member_net
+        """Like :func:`cloud.twin.deploy`, with the twin as the control of each listener."""
+        lb = twins.sriov
+        own = self.topology.member_place == "own"
+        net = self.site.member_net if own else self.site.vip_net
         version = min(net.subnets)
         for spec in self.wanted.pools:
             pool = self.lbs.create_pool(lb, protocol=spec.protocol, algorithm=spec.algorithm)

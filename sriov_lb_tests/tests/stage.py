@@ -21,6 +21,7 @@ from openstack import exceptions as sdk
 from tempest import config
 
 from sriov_lb_tests import config_check, errors
+from sriov_lb_tests.amphora import Amphora
 from sriov_lb_tests.cloud import connect, faults, servers, site, sweep
 from sriov_lb_tests.cloud.connect import Clouds
 from sriov_lb_tests.cloud.ledger import Ledger, new_run_id
@@ -112,6 +113,22 @@ class Stage:
             )
         return self._hosts[guest.id]
 
+    def amphora_host(self, amphora: Any) -> SshHost:
+        """ssh to an amphora, by its address on the management network."""
+        if amphora.id not in self._hosts:
+            group = CONF.sriov_lb
+            self._hosts[amphora.id] = SshHost(
+                amphora.lb_network_ip,
+                user=group.amphora_user,
+                key_file=group.amphora_key_file,
+                jump=self.jump() if group.amphora_connect_method == "jump" else None,
+                pins=self.pins,
+                pin_name=amphora.id,
+                name=f"amphora {amphora.id} ({amphora.lb_network_ip})",
+                deadline=30,  # it has served Octavia already: it is up, or it is not
+            )
+        return self._hosts[amphora.id]
+
     def jump(self) -> SshHost:
         """The ssh proxy."""
         if self._jump is None:
@@ -152,6 +169,21 @@ class Stage:
             except (sdk.SDKException, errors.SriovLbError) as error:
                 content = {"not available": str(error)}
             kept.append(self.keep(folder, f"{label}-api.json", content))
+            kept += self._inside(folder / label, lb)
+        return kept
+
+    def _inside(self, folder: Path, lb: Any) -> list[Path]:
+        """What can be seen in a load balancer's amphorae, where we may look."""
+        if not CONF.sriov_lb.amphora_ssh or self.clouds.admin is None:
+            return []
+        kept: list[Path] = []
+        try:
+            for amphora in self.site.lbs.amphorae(lb.id):
+                inside = Amphora(self.amphora_host(amphora))
+                kept += inside.collect(folder / amphora.id).values()
+        except (sdk.SDKException, errors.SriovLbError) as error:
+            folder.mkdir(parents=True, exist_ok=True)
+            kept.append(self.keep(folder, "not-available.txt", str(error)))
         return kept
 
     def _api_view(self, lb_id: str) -> dict[str, Any]:
@@ -227,9 +259,11 @@ class Stage:
 
     def _remains(self) -> list[sweep.Leftover]:
         """What is left of this process's part of the run; siblings may still be at work."""
+        # A member that Tempest made for the run is gone by now, with its project.
+        clouds = Clouds(member=self.clouds.widest, admin=self.clouds.admin)
         return [
             item
-            for item in sweep.remains(self.clouds, self.run.id, self.ledger.entries)
+            for item in sweep.remains(clouds, self.run.id, self.ledger.entries)
             if self.ledger.mine in item.name or item.reason
         ]
 

@@ -261,13 +261,16 @@ class TestIpv6Vip(ProvisioningTest):
         Verify: VIP is an IPv6 address; vip_vnic_type direct; the base port is a VF with one
         IPv6 address.
         """
-        lb = self.scene.ipv6
+        lb = self.scene.spare
         self.involved = {"ipv6": lb}
         self.assertIn(":", lb.vip_address)
         self.assertEqual("direct", lb.vip_vnic_type)
         if self.stage.clouds.admin is None:
             return
-        for _, _, port in self.base_ports(lb):
+        ports = self.scene.spare_ports
+        self.keep("base-ports.json", [port.to_dict(computed=False) for port in ports])
+        self.assertNotEqual([], ports)
+        for port in ports:
             self.assertEqual("direct", port.binding_vnic_type)
             self.assertIn("pci_slot", port.binding_profile or {})
             self.assertEqual([True], [":" in fixed["ip_address"] for fixed in port.fixed_ips])
