@@ -123,7 +123,7 @@ class Settings:
     :param passwords: one per name in :data:`SECRETS`, 32 hexadecimal digits each
         (Octavia wants exactly 32 characters for server_certs_key_passphrase).
     :param ids: what bootstrap made (networks, flavors, images, ...), by name; empty before.
-    :param connection_limit: haproxy maxconn that RLIMIT_NOFILE of this machine allows.
+    :param connection_limit: a listener's default maxconn that RLIMIT_NOFILE of this machine allows.
     """
 
     name: str
@@ -157,9 +157,11 @@ class Settings:
 
 
 def connection_limit(hard_nofile: int) -> int:
-    """haproxy's maxconn for a hard RLIMIT_NOFILE.
+    """A listener's default maxconn for a hard RLIMIT_NOFILE.
 
-    haproxy takes about 2.5 descriptors per proxied connection and some for itself; above 50,000
-    (Octavia's own default) there is nothing to gain.
+    haproxy takes about 2.5 descriptors per proxied connection, sums the maxconn of all listeners of
+    a load balancer and does not start when the sum asks for more than it may have. Sixteen
+    listeners fit; a test that holds more connections sets its listener's ``connection_limit``.
+    50,000 is Octavia's own default.
     """
-    return max(1000, min(50000, int((hard_nofile - 500) / 2.5)))
+    return max(100, min(50000, int((hard_nofile - 500) / 2.5 / 16)))

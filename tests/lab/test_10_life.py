@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-SERVER = "life"
-# `openstack` of the lab runs with the lab's own files.
-KEY_INSIDE = "/var/lib/lab/keys/octavia_ssh_key.pub"
+PREFIX = "life"
 
 
 def test_every_service_is_well(lab):
@@ -50,102 +50,119 @@ def test_a_broken_service_is_named_with_its_log(lab, wait):
     wait(lambda: lab.command("status").returncode, 0, 60)
 
 
+@dataclass
+class Guest:
+    """A server with a port of each kind."""
+
+    lab: object
+    id: str
+    address: str
+    vf_address: str
+    vf_port: str
+    vf_network: str
+
+    def shown(self):
+        """Nova's view."""
+        return self.lab.inside(self.lab.cloud.compute.get_server, self.id)
+
+    def status(self):
+        return self.shown().status
+
+    def ssh(self, command):
+        return self.lab.ssh(self.address, command)
+
+
 @pytest.fixture(scope="module")
-def server(lab, wait):
-    """A guest with a VF; found again by ssh."""
-    lab.do("keypair", "create", "--public-key", KEY_INSIDE, "life")
-    lab.do("network", "create", "--provider-network-type", "flat",
-           "--provider-physical-network", "public", "life-vf")  # fmt: skip
-    lab.do("subnet", "create", "--network", "life-vf", "--subnet-range", "192.0.2.0/24",
-           "--no-dhcp", "--gateway", "none", "life-vf-v4")  # fmt: skip
-    lab.do("port", "create", "--network", "life-vf", "--vnic-type", "direct", "life-vf-port")
-    lab.do("port", "create", "--network", "access", "--disable-port-security", "--no-security-group",
-           "life-access")  # fmt: skip
-    lab.do("server", "create", "--image", "guest", "--flavor", "guest", "--key-name", "life",
-           "--port", "life-access", "--port", "life-vf-port", "--wait", SERVER)  # fmt: skip
-    shown = lab.openstack("server", "show", SERVER)
-    yield shown
-    for what in (("server", "delete", "--wait", SERVER), ("port", "delete", "life-access"),
-                 ("port", "delete", "life-vf-port"), ("network", "delete", "life-vf"),
-                 ("keypair", "delete", "life")):  # fmt: skip
-        lab.do(*what)
+def guest(lab):
+    """A guest with a VF and an address for ssh."""
+    cloud, do = lab.cloud, lab.inside
+    public = Path(lab.facts["amphora_key"] + ".pub").read_text()
+    do(cloud.compute.create_keypair, name=PREFIX, public_key=public)
+    network = do(cloud.network.create_network, name=PREFIX, provider_network_type="flat",
+                 provider_physical_network="public")  # fmt: skip
+    do(cloud.network.create_subnet, network_id=network.id, ip_version=4, cidr="192.0.2.0/24",
+       enable_dhcp=False, gateway_ip=None)  # fmt: skip
+    ports = [
+        do(cloud.network.create_port, network_id=lab.facts["id_network_access"],
+           security_groups=[], port_security_enabled=False),
+        do(cloud.network.create_port, network_id=network.id, binding_vnic_type="direct"),
+    ]  # fmt: skip
+    server = do(cloud.compute.create_server, name=PREFIX, key_name=PREFIX,
+                image_id=lab.facts["id_image_guest"], flavor_id=lab.facts["id_flavor_guest"],
+                networks=[{"port": port.id} for port in ports])  # fmt: skip
+    do(cloud.compute.wait_for_server, server, wait=120)
+    addresses = [port.fixed_ips[0]["ip_address"] for port in ports]
+    yield Guest(lab, server.id, *addresses, ports[1].id, network.id)
+    do(cloud.compute.delete_server, server)
+    do(cloud.compute.wait_for_delete, server)
+    for port in ports:
+        do(cloud.network.delete_port, port)
+    do(cloud.network.delete_network, network)
+    do(cloud.compute.delete_keypair, PREFIX)
 
 
-def _key(lab):
-    return lab.facts["amphora_key"]
-
-
-def _ssh(lab, server, command):
-    return lab.exec(
-        ["ssh", "-i", _key(lab), "-o", "StrictHostKeyChecking=no", "-o", "ConnectTimeout=3",
-         "-o", "UserKnownHostsFile=/dev/null", "-o", "BatchMode=yes",
-         f"debian@{server['addresses']['access'][0]}", command]
-    )  # fmt: skip
-
-
-def _boot_id(lab, server):
-    # Containers share the kernel's boot_id; the start of their own pid 1 tells boots apart.
-    return _ssh(lab, server, "stat -c %Y /proc/1; uptime -s >/dev/null; cat /proc/1/stat").stdout
-
-
-def test_a_guest_boots_with_a_vf_and_takes_ssh(lab, server, wait):
-    wait(lambda: _ssh(lab, server, "true").returncode, 0, 60)
-    links = json.loads(_ssh(lab, server, "ip -j address").stdout)
+def test_a_guest_boots_with_a_vf_and_takes_ssh(lab, guest, wait):
+    links = json.loads(wait(lambda: guest.ssh("ip -j address"), bool, 60))
     addresses = {a["local"] for link in links for a in link["addr_info"] if a["family"] == "inet"}
-    assert server["addresses"]["access"][0] in addresses
-    assert server["addresses"]["life-vf"][0] in addresses
-    assert _ssh(lab, server, "sudo -n id -u").stdout.strip() == "0"
-    port = lab.openstack("port", "show", "life-vf-port")
-    assert port["binding_vif_type"] == "hw_veb"
-    assert port["status"] == "ACTIVE"
-    assert port["binding_profile"]["physical_network"] == "public"
+    assert {guest.address, guest.vf_address} <= addresses
+    assert guest.ssh("sudo -n id -u").strip() == "0"
+    port = lab.inside(lab.cloud.network.get_port, guest.vf_port)
+    assert port.binding_vif_type == "hw_veb"
+    assert port.status == "ACTIVE"
+    assert port.binding_profile["physical_network"] == "public"
 
 
-@pytest.mark.parametrize("kind", ["--soft", "--hard"])
-def test_reboot_gives_a_new_first_process_and_the_same_disk(lab, server, wait, kind):
-    wait(lambda: _ssh(lab, server, f"touch /home/debian/kept{kind}").returncode, 0, 60)
-    old = _ssh(lab, server, "cat /proc/1/stat").stdout.split()[21]
-    lab.do("server", "reboot", kind, "--wait", SERVER)
-    new = wait(
-        lambda: _ssh(lab, server, f"test -e /home/debian/kept{kind} && cat /proc/1/stat").stdout,
-        lambda text: bool(text),
-        60,
-    )
-    assert new.split()[21] != old
+def _birth(guest):
+    """When the guest's own pid 1 started: containers share the kernel's boot id."""
+    text = guest.ssh("cat /proc/1/stat")
+    return text and text.rpartition(")")[2].split()[19]
 
 
-def test_stop_start_and_console(lab, server, wait):
-    lab.do("server", "stop", SERVER)
-    wait(lambda: lab.openstack("server", "show", SERVER)["status"], "SHUTOFF", 60)
-    assert _ssh(lab, server, "true").returncode != 0
-    lab.do("server", "start", SERVER)
-    wait(lambda: lab.openstack("server", "show", SERVER)["status"], "ACTIVE", 60)
-    wait(lambda: _ssh(lab, server, "true").returncode, 0, 60)
-    console = lab.exec(["openstack", "console", "log", "show", SERVER]).stdout
-    assert console.strip(), "the console log is empty"
+@pytest.mark.parametrize("kind", ["SOFT", "HARD"])
+def test_reboot_gives_a_new_first_process_and_the_same_disk(lab, guest, wait, kind):
+    old = wait(lambda: _birth(guest), bool, 60)
+    assert guest.ssh(f"touch /home/debian/kept-{kind}") is not None
+    lab.inside(lab.cloud.compute.reboot_server, guest.id, kind)
+    wait(lambda: _birth(guest), lambda birth: birth and birth != old, 60)
+    wait(guest.status, "ACTIVE", 60)
+    assert guest.ssh(f"ls /home/debian/kept-{kind}")
 
 
-def test_a_crash_is_seen_by_nova(lab, server, wait):
-    done = lab.command("fault", "crash-server", server["id"])
+def test_stop_start_and_console(lab, guest, wait):
+    lab.inside(lab.cloud.compute.stop_server, guest.id)
+    wait(guest.status, "SHUTOFF", 60)
+    assert guest.ssh("true") is None
+    lab.inside(lab.cloud.compute.start_server, guest.id)
+    wait(guest.status, "ACTIVE", 60)
+    wait(lambda: guest.ssh("true"), "", 60)
+    console = lab.inside(lab.cloud.compute.get_server_console_output, guest.id)
+    assert console["output"].strip(), "the console log is empty"
+
+
+def test_a_crash_is_seen_by_nova(lab, guest, wait):
+    done = lab.command("fault", "crash-server", guest.id)
     assert done.returncode == 0, done.stdout
     began = time.monotonic()
-    wait(lambda: lab.openstack("server", "show", SERVER)["status"], "SHUTOFF", 120, 1)
+    wait(guest.status, "SHUTOFF", 120)
     print(f"Nova saw the crash after {time.monotonic() - began:.0f} s")
-    lab.do("server", "start", SERVER)
-    wait(lambda: lab.openstack("server", "show", SERVER)["status"], "ACTIVE", 60)
-    wait(lambda: _ssh(lab, server, "true").returncode, 0, 60)
+    lab.inside(lab.cloud.compute.start_server, guest.id)
+    wait(guest.status, "ACTIVE", 60)
+    wait(lambda: guest.ssh("true"), "", 60)
 
 
-def test_no_host_without_vfs_takes_a_vf(lab, server):
-    """compute-3 has none: Nova's own scheduler must say so."""
-    lab.do("port", "create", "--network", "life-vf", "--vnic-type", "direct", "life-no-vf")
+def test_no_host_without_vfs_takes_a_vf(lab, guest, wait):
+    """compute-3 has none: Nova's own claim must say so (the guest above is the control)."""
+    cloud, do = lab.cloud, lab.inside
+    port = do(cloud.network.create_port, network_id=guest.vf_network, binding_vnic_type="direct")
+    server = do(cloud.compute.create_server, name="no-vf", availability_zone="nova:compute-3",
+                image_id=lab.facts["id_image_guest"], flavor_id=lab.facts["id_flavor_guest"],
+                networks=[{"port": port.id}])  # fmt: skip
     try:
-        lab.exec(
-            ["openstack", "server", "create", "--image", "guest", "--flavor", "guest", "--port",
-             "life-no-vf", "--availability-zone", "nova:compute-3", "--wait", "life-no-vf"]
-        )  # fmt: skip
-        shown = lab.openstack("server", "show", "life-no-vf")
-        assert shown["status"] == "ERROR"
+        status = wait(
+            lambda: do(cloud.compute.get_server, server.id).status, lambda s: s != "BUILD", 60
+        )
+        assert status == "ERROR"
     finally:
-        lab.exec(["openstack", "server", "delete", "--wait", "life-no-vf"])
-        lab.do("port", "delete", "life-no-vf")
+        do(cloud.compute.delete_server, server)
+        do(cloud.compute.wait_for_delete, server)
+        do(cloud.network.delete_port, port)

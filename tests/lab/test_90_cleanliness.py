@@ -6,7 +6,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -59,11 +62,11 @@ def test_while_it_runs_the_host_sees_nothing_of_its_network(lab, before, host_st
 
 def test_after_kill_9_and_down_the_host_is_as_before(lab, before, host_state, wait):
     """With an instance running, so that there are containers, VFs and cgroups to leave behind."""
-    port = ["port", "create", "--network", "access", "killed-port", "--disable-port-security",
-            "--no-security-group"]  # fmt: skip
-    lab.do(*port)
-    lab.do("server", "create", "--image", "guest", "--flavor", "guest", "--port", "killed-port",
-           "--wait", "killed")  # fmt: skip
+    server = lab.inside(
+        lab.cloud.compute.create_server, name="killed", networks="none",
+        image_id=lab.facts["id_image_guest"], flavor_id=lab.facts["id_flavor_guest"],
+    )  # fmt: skip
+    lab.inside(lab.cloud.compute.wait_for_server, server, wait=120)
     pid = json.loads(lab.command("status", "--json").stdout)["pid"]
     os.kill(pid, signal.SIGKILL)
     wait(lambda: os.path.exists(f"/proc/{pid}"), False, 20)
@@ -86,10 +89,6 @@ def second(lab_class):
 
 def test_down_in_the_middle_of_up(second, before, host_state, wait):
     """`down` of a half-started lab: what `up` was doing ends with an error, and nothing stays."""
-    import subprocess
-    import sys
-    from pathlib import Path
-
     command = [str(Path(sys.executable).parent / "sriov-lb-lab"), "--name", second.name, "up"]
     up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in up.stdout:
