@@ -79,8 +79,16 @@ def compare(
     raw: dict[int, dict] = {}
     known: dict[str, Any] = {"environment": {}, "preflight": {}}
 
-    def write(status: str, reason: str, finished: float | None) -> tuple[dict, Analysis]:
-        analysis = analyse(runs, profile, pair, seed=seed, complete=status == "complete")
+    def write(
+        status: str, reason: str, finished: float | None, *, fresh: bool = True
+    ) -> tuple[dict, Analysis]:
+        # Between two blocks the findings may be those of the last whole stage: intervals take
+        # time, which is the run's, and the trials are all there.
+        if fresh or "analysis" not in known:
+            known["analysis"] = analyse(
+                runs, profile, pair, seed=seed, complete=status == "complete"
+            )
+        analysis = known["analysis"]
         made = document.build(
             identifier=identifier,
             started=started,
@@ -104,8 +112,8 @@ def compare(
     def listener(event: str, run: StageRun, sample: Sample | None) -> None:
         if event == "trial":
             raw[sample.trial.number] = folder.keep_raw(sample)
-        elif event == "block":
-            write("incomplete", "the run has not ended", None)
+        elif event in ("block", "stage"):
+            write("incomplete", "the run has not ended", None, fresh=event == "stage")
         if progress is not None:
             progress(event, run, sample)
 

@@ -163,7 +163,13 @@ def run_closed(job: dict, link) -> dict:
                         trouble(fd)
             finish = clock()
             vitals = health.stop()
-            late = [finish - born[s.fileno()] for s in held if s and s.fileno() >= 0]
+            # An answer that is there and was not read is not the target's delay.
+            unread = {fd for fd, _flags in poll(0)}
+            late = [
+                finish - born[sock.fileno()]
+                for sock in held
+                if sock and sock.fileno() not in unread and sock.fileno() not in connecting
+            ]
         finally:
             for sock in held:
                 if sock is not None:

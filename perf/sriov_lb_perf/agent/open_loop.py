@@ -152,7 +152,10 @@ def run_open(job: dict, link) -> dict:
                 if not started and elapsed >= warm_ns:
                     started = True
                     health.start()
-                while position < total and due[position] <= elapsed and free:
+                # After the end nothing is sent, and answers that are there are still read: a
+                # generator that was held up must not call them lost.
+                expired = elapsed > planned_end + grace
+                while position < total and due[position] <= elapsed and free and not expired:
                     fd = free.popleft()
                     if fd not in held:
                         continue
@@ -170,8 +173,6 @@ def run_open(job: dict, link) -> dict:
                     elapsed = clock() - begin
                 if position >= total and not current:
                     break
-                if elapsed > planned_end + grace:
-                    break
                 if now >= mark:
                     link.report("tick", sent=position, done=answered)
                     mark += tick_ns
@@ -182,10 +183,13 @@ def run_open(job: dict, link) -> dict:
                     wait = due[position] - elapsed
                 else:
                     wait = min(mark, begin + planned_end + grace) - now
-                if wait > SPIN_NS:
+                if wait > SPIN_NS and not expired:
                     # epoll's own timeout has whole milliseconds; select on it has microseconds.
                     select.select([poller], [], [], (wait - SPIN_NS) / 1e9)
-                for fd, flags in poller.poll(0):
+                happened = poller.poll(0)
+                if expired and not happened:
+                    break
+                for fd, flags in happened:
                     sock = held.get(fd)
                     if sock is None:
                         if fd in opening:
@@ -242,6 +246,8 @@ def run_open(job: dict, link) -> dict:
                         lose(fd, "closed by the target")
                     else:
                         release(fd)
+            # Not sent although connections were free: this process's own fault.
+            own = sum(1 for i in range(max(first, position), total)) if free else 0
             vitals = health.stop() if started else {}
         finally:
             for sock in [*held.values(), *opening.values()]:
@@ -250,6 +256,7 @@ def run_open(job: dict, link) -> dict:
     return {
         "window_s": (planned_end - warm_ns) / 1e9,
         "planned": total - first,
+        "unsent_by_own_fault": own,
         "failed": dict(reader.failed),
         "events": dict(tally),
         "variants": reader.variants(),

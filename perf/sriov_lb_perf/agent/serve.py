@@ -43,6 +43,10 @@ class Link:
 
     def watch(self, poller, recvs) -> None:
         """During a job anything on stdin ends it: a ``stop`` line, or the tester hanging up."""
+        if b"\n" in self._buffer:
+            # It came together with the job, so the descriptor will not become readable.
+            _, _, self._buffer = self._buffer.partition(b"\n")
+            raise JobError("stopped", "the tester stopped the job before it began")
         try:
             poller.register(self._reading, select.EPOLLIN)
         except (OSError, PermissionError):
@@ -53,7 +57,7 @@ class Link:
         data = os.read(self._reading, 65536)
         self._buffer += data
         if data:
-            line, _, self._buffer = self._buffer.partition(b"\n")
+            _, _, self._buffer = self._buffer.partition(b"\n")
         raise JobError("stopped", "the tester stopped the job" if data else "the tester hung up")
 
 

@@ -189,7 +189,13 @@ class LatencyProbe:
                 f"{stamps['missing']} of {sum(stamps.values())} requests have no kernel stamp; "
                 "their user time is used"
             )
-        if not report["planned"] or report["unsent"] / report["planned"] > crew.limits.missed:
+        own = report["unsent_by_own_fault"]
+        if own > crew.limits.missed * report["planned"]:
+            void.append(
+                f"the generator on {name} did not send {own} of {report['planned']} requests "
+                "although connections were free"
+            )
+        elif report["unsent"] > crew.limits.missed * report["planned"]:
             # Not void: the target was too slow to be sent to. It counts as infinite latency.
             notes.append(f"{report['unsent']} of {report['planned']} requests were never sent")
         if not stamps and latency.size:

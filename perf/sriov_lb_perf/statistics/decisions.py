@@ -69,4 +69,5 @@ def smallest_effect(
         return (1.0 if math.isnan(beyond) else beyond) - power
 
     shift = optimize.brentq(missing, 1e-6, 10 * critical + 10)
-    return math.expm1(shift * spread)
+    # Scatter over many orders of magnitude: nothing at all could have been seen.
+    return math.expm1(shift * spread) if shift * spread < 50 else math.inf

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is the instrument true? Against real haproxy and nginx, where the answer is known."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from sriov_lb_perf import compare
+from sriov_lb_perf.clients import Generator
+from sriov_lb_perf.engines.probe import Times
+from sriov_lb_perf.histogram import Histogram
+from sriov_lb_perf.results import store
+from sriov_lb_perf.statistics import verdict
+
+LATENCY = {
+    "name": "latency",
+    "title": "Latency",
+    "engine": "http-latency",
+    "seconds": 0.5,
+    "warmup": 0.15,
+    "blocks": 5,
+    "parameters": {"rate": 500, "connections": 16, "percentiles": [50, 90]},
+}
+REQUESTS = {
+    "name": "requests",
+    "title": "Request rate",
+    "engine": "http-rate",
+    "seconds": 0.5,
+    "warmup": 0.15,
+    "blocks": 5,
+    "parameters": {"connections": 32},
+}
+
+
+@pytest.fixture(scope="module")
+def normal(bed):
+    return bed.vip("normal", 80)
+
+
+@pytest.fixture(scope="module")
+def generator(client):
+    with client.open() as host:
+        made = Generator.start(client, host)
+        yield made
+        made.close()
+
+
+def test_a_vip_compared_with_itself_is_not_called_different(
+    bed, normal, pair_of, profile_of, tmp_path
+):
+    """A/A: the same load balancer under both names. And the run is whole on disk."""
+    outcome = compare.compare(
+        pair_of(normal, normal), profile_of(LATENCY, REQUESTS), tmp_path, seed=3
+    )
+    assert outcome.complete, outcome.failure
+    verdicts = {m.identifier: m.finding.verdict for m in outcome.analysis.metrics}
+    assert verdict.FASTER not in verdicts.values(), verdicts
+    assert verdict.SLOWER not in verdicts.values(), verdicts
+    stored = store.load(outcome.folder)
+    assert stored["status"] == "complete"
+    assert len(stored["trials"]) == 40
+    for trial in stored["trials"]:
+        assert (outcome.folder / trial["raw"]["hlog"]["file"]).is_file()
+        assert set(trial["members"]) == {"member-1 " + "x" * 51}
+
+
+def test_a_known_handicap_is_found_and_in_the_right_direction(
+    bed, normal, pair_of, profile_of, tmp_path
+):
+    """The normal VIP's requests pass eight haproxies, the SR-IOV VIP's one."""
+    slow = bed.vip("slow", 82, hops=8)
+    # On a quiet machine six blocks do; the sequential rule goes on where it is noisy.
+    blocks = {"least": 6, "most": 14, "until": 0.3}
+    profile = profile_of(LATENCY, {**REQUESTS, "blocks": blocks}, alpha=0.01)
+    outcome = compare.compare(pair_of(slow, normal), profile, tmp_path, seed=4)
+    assert outcome.complete, outcome.failure
+    rate = outcome.analysis.metric("requests.rate").finding
+    assert rate.verdict == verdict.FASTER, rate
+    assert rate.ratio.low > 1.0, rate
+    median = outcome.analysis.metric("latency.p50").finding
+    assert median.ratio.estimate < 1.0, median
+    assert outcome.analysis.word == verdict.FASTER, outcome.analysis.sentence
+
+
+def test_a_stop_of_200_ms_is_seen_by_the_open_loop_and_missed_by_the_closed_one(
+    bed, normal, generator
+):
+    """Of 2 s of requests a tenth fall into the stop and wait for the rest of it: so 5 % of all
+    wait 100 ms or more, and the 99th percentile is near 180 ms, by arithmetic. A closed loop
+    has at most one request per connection in the stop: its 99th percentile stays small."""
+    stop, seconds = 0.2, 2.0
+
+    def run(job):
+        def halt():
+            started.wait()
+            bed.pause("normal", stop)
+
+        started = threading.Event()
+        thread = threading.Thread(target=halt)
+        thread.start()
+        generator.send(job)
+        timer = threading.Timer(0.9, started.set)
+        timer.start()
+        report = generator.finish(job["job"], seconds + 2)
+        thread.join()
+        return report
+
+    common = {"url": normal, "warmup": 0.2, "connections": 16}
+    # Another job on this machine can stall an attempt by itself: that only adds to the waiting.
+    report = run(
+        {**common, "job": "open", "schedule": [[500, 500, seconds + 0.2]], "stamps": True}
+    )
+    times = Times(report["raw"])
+    latency = Histogram.of(np.maximum(times.latency(), 0), times.lost)
+    late = float((times.response() >= 100e6).mean())
+    assert 0.035 <= late <= 0.25, late
+    assert latency.percentile(99) >= 130e6, latency.percentile(99)
+    closed = run({**common, "job": "closed", "seconds": seconds})
+    naive = Histogram.of_sparse(closed["latency"])
+    naive.add(Histogram())
+    slow = sum(int(c) for v, c in zip(*naive.stretch(), strict=True) if v >= 100e6)
+    # Evidence that the stop happened in there too; one request per connection can be in it.
+    assert 1 <= slow <= 2 * common["connections"], slow
+    assert slow / len(naive) < late / 3, (slow, len(naive), late)

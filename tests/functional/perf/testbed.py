@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two VIPs without OpenStack: real haproxy before real nginx, in network namespaces.
+
+::
+
+    PREFIX-client ──veth── PREFIX-lb (haproxy, one per VIP) ──veth── PREFIX-member (nginx)
+
+The namespaces are the only thing the host sees of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+CLIENT_NET, MEMBER_NET = "10.77.1", "10.77.2"
+
+# As root, because pytest's folders are closed to every other user.
+NGINX = """\
+user root;
+daemon off;
+worker_processes 1;
+pid {run}/nginx.pid;
+error_log {run}/nginx.log;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; default_type text/plain;
+  keepalive_requests 100000000;
+  client_body_temp_path {run}/b; proxy_temp_path {run}/p; fastcgi_temp_path {run}/f;
+  uwsgi_temp_path {run}/u; scgi_temp_path {run}/s;
+  server {{ listen {member}:80 backlog=4096; root {run}/www; }}
+}}
+"""
+
+HAPROXY = """\
+global
+  nbthread 1
+  maxconn 2000
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 30s
+  timeout server 30s
+  option http-keep-alive
+frontend vip
+  bind {address}:{port}
+{extra}  default_backend members
+backend members
+  http-reuse always
+  server member {server}
+"""
+
+
+class TestBed:
+    """Use as a context manager; everything in it ends with it."""
+
+    __test__ = False
+
+    def __init__(self, folder: Path, prefix: str | None = None) -> None:
+        self.folder = folder
+        self.prefix = prefix or f"perf{os.getpid()}"
+        self.processes: dict[str, subprocess.Popen] = {}
+        self._namespaces: list[str] = []
+
+    @property
+    def client(self) -> str:
+        return f"{self.prefix}-client"
+
+    def __enter__(self) -> TestBed:
+        try:
+            self._build()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        self.close()
+
+    def _build(self) -> None:
+        for name in ("client", "lb", "member"):
+            self._ip("netns", "add", f"{self.prefix}-{name}")
+            self._namespaces.append(f"{self.prefix}-{name}")
+            self._ip("-n", f"{self.prefix}-{name}", "link", "set", "lo", "up")
+        self._wire("client", "lb", CLIENT_NET)
+        self._wire("lb", "member", MEMBER_NET)
+        www = self.folder / "www"
+        www.mkdir(parents=True)
+        (www / "index.html").write_text("member-1 " + "x" * 55)
+        with open(www / "large", "wb") as file:
+            file.truncate(50 << 20)
+        config = self.folder / "nginx.conf"
+        config.write_text(NGINX.format(run=self.folder, member=f"{MEMBER_NET}.2"))
+        self._start("nginx", "member", ["nginx", "-c", str(config)])
+        self._until_open("lb", f"{MEMBER_NET}.2", 80)
+
+    def _wire(self, left: str, right: str, net: str) -> None:
+        """A veth pair between two namespaces: .1 on the left, .2 on the right."""
+        self._ip(
+            "link", "add", f"to-{right}", "netns", f"{self.prefix}-{left}", "type", "veth",
+            "peer", "name", f"to-{left}", "netns", f"{self.prefix}-{right}",
+        )  # fmt: skip
+        for here, there, last in ((left, right, 1), (right, left, 2)):
+            space = f"{self.prefix}-{here}"
+            self._ip("-n", space, "addr", "add", f"{net}.{last}/24", "dev", f"to-{there}")
+            self._ip("-n", space, "link", "set", f"to-{there}", "up")
+
+    def vip(self, name: str, port: int, *, hops: int = 1, extra: str = "") -> str:
+        """Start a load balancer; returns its URL.
+
+        :param hops: how many haproxies in a row: more than one is a handicap.
+        :param extra: lines for its frontend.
+        """
+        server = f"{MEMBER_NET}.2:80"
+        for hop in reversed(range(1, hops)):
+            address = f"127.0.0.1:{port * 10 + hop}"
+            self._haproxy(f"{name}-{hop}", "127.0.0.1", port * 10 + hop, server, "")
+            server = address
+        self._haproxy(name, f"{CLIENT_NET}.2", port, server, extra)
+        self._until_open("client", f"{CLIENT_NET}.2", port)
+        return f"http://{CLIENT_NET}.2:{port}/"
+
+    def _haproxy(self, name: str, address: str, port: int, server: str, extra: str) -> None:
+        config = self.folder / f"haproxy-{name}.cfg"
+        config.write_text(
+            HAPROXY.format(address=address, port=port, server=server, extra=extra)
+        )
+        self._start(name, "lb", ["haproxy", "-db", "-f", str(config)])
+
+    def pause(self, name: str, seconds: float) -> None:
+        """Stop a process for that long: the stall a client would see."""
+        process = self.processes[name]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            time.sleep(seconds)
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    def kill(self, name: str) -> None:
+        self.processes[name].kill()
+        self.processes[name].wait(10)
+
+    def _start(self, name: str, where: str, argv: list[str]) -> None:
+        log = open(self.folder / f"{name}.log", "wb")
+        self.processes[name] = subprocess.Popen(
+            ["ip", "netns", "exec", f"{self.prefix}-{where}", *argv],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        log.close()
+
+    def _until_open(self, where: str, address: str, port: int) -> None:
+        deadline = time.monotonic() + 30
+        probe = f"exec 3<>/dev/tcp/{address}/{port}"
+        while True:
+            done = subprocess.run(
+                ["ip", "netns", "exec", f"{self.prefix}-{where}", "bash", "-c", probe],
+                capture_output=True,
+                timeout=10,
+            )
+            if done.returncode == 0:
+                return
+            if time.monotonic() > deadline:
+                logs = {p.name: p.read_text()[-300:] for p in self.folder.glob("*.log")}
+                raise RuntimeError(f"nothing listens on {address} port {port}: {logs}")
+            time.sleep(0.05)
+
+    @staticmethod
+    def _ip(*argv: str) -> None:
+        subprocess.run(["ip", *argv], check=True, capture_output=True, text=True)
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(5)
+        for name in self._namespaces:
+            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def missing() -> list[str]:
+    """Programs of the distribution that this needs and that are not there."""
+    found = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    return [name for name in ("haproxy", "nginx", "ip") if shutil.which(name, path=found) is None]

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Profiles and target files: what is wrong is said before anything is started."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+
+from sriov_lb_perf import errors, profiles, targets
+from sriov_lb_perf.clients import Client
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_that_comes_with_the_project_loads_and_fits_its_time(name):
+    profile = profiles.load(name)
+    assert profile.name == name
+    assert profile.most_seconds() <= profile.time_limit
+
+
+def test_smoke_takes_at_most_two_minutes():
+    assert profiles.load("smoke").time_limit <= 120
+
+
+@pytest.fixture
+def data():
+    return copy.deepcopy(profiles.load("smoke").source)
+
+
+def change(data, path, value):
+    at = data
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return data
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (["time_limit"], 60, "cannot finish in its time.*60 s.*longest stage"),
+        (["stages", 0, "engine"], "wrk", "stages/0/engine"),
+        (["stages", 0, "parameters", "rate"], 0, "stages/0/parameters/rate"),
+        (["stages", 0, "parameters", "speed"], 1, "speed"),
+        (["stages", 1, "name"], "latency", "used twice"),
+        (["stages", 1, "blocks"], {"least": 9, "most": 6, "until": 0.1}, "most .6. is less"),
+        (["stages", 0, "load"], 0.5, "no http-rate stage comes before"),
+        (["stages", 1, "load"], 0.5, "stages/1/engine"),
+        (["claims", 0, "metric"], ["goodput.speed"], "unknown metric goodput.speed"),
+        (["margin"], 0, "margin"),
+    ],
+)
+def test_a_profile_that_cannot_be_run_is_refused_in_words(data, path, value, words):
+    with pytest.raises(errors.BadProfile, match=words):
+        profiles.from_mapping(change(data, path, value), "mine")
+
+
+def test_an_unknown_profile_names_the_known_ones():
+    with pytest.raises(errors.BadProfile, match="smoke"):
+        profiles.load("fast")
+
+
+def test_a_profile_can_be_a_file(tmp_path, data):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**data, "name": "mine"}))
+    assert profiles.load(str(path)).name == "mine"
+    path.write_text("a: [")
+    with pytest.raises(errors.BadProfile, match="not YAML"):
+        profiles.load(str(path))
+    with pytest.raises(errors.BadProfile, match="no profile file"):
+        profiles.load(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "where"),
+    [
+        ("ssh://debian@10.0.0.7", "ssh", "10.0.0.7"),
+        ("ssh://debian@[2001:db8::7]:2222?key=/k", "ssh", "2001:db8::7"),
+        ("namespace:perf-client", "namespace", "perf-client"),
+        ("local", "local", ""),
+    ],
+)
+def test_clients_are_named_on_the_command_line(text, kind, where):
+    client = Client.parse(text, key_file="/default")
+    assert (client.kind, client.where) == (kind, where)
+    if kind == "ssh":
+        assert client.key_file == ("/k" if "key=" in text else "/default")
+
+
+@pytest.mark.parametrize("text", ["10.0.0.7", "ssh://", "namespace:", "ssh://h?port=3", "http://h"])
+def test_other_words_are_no_clients(text):
+    with pytest.raises(errors.BadTarget, match="ssh://USER@HOST"):
+        Client.parse(text)
+
+
+def test_an_ssh_client_without_a_key_says_so(tmp_path):
+    with pytest.raises(errors.BadTarget, match="--ssh-key"):
+        Client.parse("ssh://debian@192.0.2.1").open()
+    with pytest.raises(errors.BadTarget, match="no ssh key"):
+        Client.parse("ssh://debian@192.0.2.1", key_file=str(tmp_path / "none")).open()
+
+
+GOOD = {
+    "substrate": "macvlan",
+    "vips": {
+        "normal": {"url": "http://192.0.2.1/", "large": "/l"},
+        "sriov": {"url": "http://192.0.2.2:8080/x?y=1", "large": "l"},
+    },
+    "clients": [
+        {"name": "c", "ssh": {"address": "192.0.2.9", "key_file": "/k"}, "sources": ["192.0.2.10"]}
+    ],
+}
+
+
+def test_a_target_file_describes_vips_and_clients(tmp_path):
+    path = tmp_path / "targets.yaml"
+    path.write_text(yaml.safe_dump(GOOD))
+    pair = targets.load(path)
+    assert pair.names == ("normal", "sriov")
+    assert pair.candidate.large_url == "http://192.0.2.2:8080/l"
+    assert pair.clients[0].sources == ("192.0.2.10",)
+    assert "/k" not in pair.clients[0].describe()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (["vips", "normal", "url"], "192.0.2.1", "vips/normal/url"),
+        (["clients"], [], "clients"),
+        (["clients", 0, "namespace"], "x", "clients/0"),
+        (["substrate"], "vf", "substrate"),
+    ],
+)
+def test_a_wrong_target_file_is_refused_in_words(path, value, words):
+    with pytest.raises(errors.BadTarget, match=words):
+        targets.from_mapping(change(copy.deepcopy(GOOD), path, value), "targets.yaml")
+
+
+def test_two_clients_of_one_name_are_refused():
+    again = copy.deepcopy(GOOD)
+    again["clients"] *= 2
+    with pytest.raises(errors.BadTarget, match="used twice"):
+        targets.from_mapping(again, "targets.yaml")

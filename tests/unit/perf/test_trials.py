@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of trials, the blocks they become, and when a stage has enough."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from sriov_lb_perf import errors
+from sriov_lb_perf.model import Metric
+from sriov_lb_perf.trials.blocks import blocks_of, complete_blocks
+from sriov_lb_perf.trials.plan import ABBA, BAAB, orders
+from sriov_lb_perf.trials.run import StageRun, background_rate, done
+
+RATE = Metric("rate", "Rate", "1/s", "higher")
+P99 = Metric("p99", "Latency", "ns", "lower", histogram="latency", percentile=99)
+
+
+def test_blocks_alternate_and_the_first_kind_is_drawn_from_the_seed():
+    for seed in range(20):
+        plan = orders(seed, "requests", 7)
+        assert set(plan) == {ABBA, BAAB}
+        assert all(a != b for a, b in zip(plan, plan[1:], strict=False))
+        assert plan == orders(seed, "requests", 7)
+    assert {orders(seed, "requests", 1)[0] for seed in range(20)} == {ABBA, BAAB}
+
+
+def test_a_linear_drift_cancels_within_a_block(sample_of):
+    samples = []
+    for block, order in enumerate(orders(1, "x", 4)):
+        for position, side in enumerate(order):
+            drift = 1000 + 7 * (block * 4 + position)
+            samples.append(sample_of(side, block, position, value=drift))
+    found = blocks_of("x.rate", RATE, samples)
+    assert found.reference == pytest.approx(found.candidate)
+
+
+def test_percentiles_of_a_block_come_from_both_trials_together(sample_of):
+    """Two trials with p99 1 and 3 ms: the block's is that of all requests, not their mean."""
+    quiet, loud = [1_000_000] * 1000, [1_000_000] * 980 + [3_000_000] * 20
+    samples = [
+        sample_of("A", 0, 0, durations=quiet),
+        sample_of("B", 0, 1, durations=quiet),
+        sample_of("B", 0, 2, durations=quiet),
+        sample_of("A", 0, 3, durations=loud),
+    ]
+    found = blocks_of("x.p99", P99, samples)
+    assert found.reference == [pytest.approx(1_000_000, rel=1e-3)]
+    assert found.reference_halves[0][1] == pytest.approx(3_000_000, rel=1e-3)
+
+
+def test_a_block_with_a_void_sample_is_left_out_whole(sample_of):
+    samples = [
+        sample_of(side, block, position, void=["steal"] if (block, position) == (1, 2) else [])
+        for block in range(3)
+        for position, side in enumerate(ABBA)
+    ]
+    assert len(complete_blocks(samples)) == 3
+    assert len(blocks_of("x.rate", RATE, samples).reference) == 2
+
+
+def test_an_unfinished_block_does_not_count(sample_of):
+    samples = [sample_of(side, 0, position) for position, side in enumerate(ABBA[:3])]
+    assert complete_blocks(samples) == {}
+
+
+def _run(stage, sample_of, spread, count):
+    run = StageRun(stage, [RATE])
+    for block in range(count):
+        for position, side in enumerate(ABBA):
+            swing = math.exp(spread * (1 if block % 2 else -1) * (side == "B"))
+            run.samples.append(sample_of(side, block, position, value=1000 * swing, stage=stage))
+    return run
+
+
+def test_a_fixed_number_of_blocks_is_made(stage_of, sample_of):
+    run = _run(stage_of(blocks=6, most=6), sample_of, 0.0, 6)
+    assert not done(run, 5)
+    assert done(run, 6) and run.stopped == "6 blocks, as fixed"
+
+
+def test_the_sequential_rule_stops_when_the_interval_is_narrow(stage_of, sample_of):
+    stage = stage_of(blocks=5, most=20, until=0.02)
+    narrow = _run(stage, sample_of, 0.005, 6)
+    assert done(narrow, 6) and "within 2.0%" in narrow.stopped
+    wide = _run(stage, sample_of, 0.2, 6)
+    assert not done(wide, 6)
+    assert done(wide, 20) and "the most allowed" in wide.stopped
+
+
+def test_the_background_is_a_share_of_the_slower_vip(stage_of, sample_of):
+    rates = StageRun(stage_of(engine="http-rate"), [RATE])
+    for position, side in enumerate(ABBA):
+        value = 8000 if side == "A" else 20_000
+        rates.samples.append(sample_of(side, 0, position, value=value))
+    loaded = stage_of(name="latency", engine="http-latency", load=0.5)
+    assert background_rate(loaded, [rates]) == 4000
+    assert background_rate(stage_of(), [rates]) is None
+    with pytest.raises(errors.BadProfile, match="request rate"):
+        background_rate(loaded, [])
