@@ -112,6 +112,66 @@ def wait_for(question, wanted, timeout: float, step: float = 0.5):
         time.sleep(step)
 
 
+@pytest.fixture
+def workspace(lab, tmp_path):
+    """A function that makes a Tempest workspace whose [sriov_lb] is the lab's, with changes."""
+
+    def make(changes: dict[str, str], text: str | None = None) -> Path:
+        folder = tmp_path / "workspace"
+        made = subprocess.run(
+            [str(BIN / "tempest"), "init", "--workspace-path", str(tmp_path / "registry.yaml"),
+             str(folder)], text=True, capture_output=True,
+        )  # fmt: skip
+        assert made.returncode == 0, made.stderr
+        # [sriov_lb] is the last section, so that lines at the end belong to it.
+        text = Path(lab.facts["tempest_conf"]).read_text() if text is None else text
+        values = {"artifacts_dir": str(tmp_path / "artifacts"), **changes}
+        text += "".join(f"{name} = {value}\n" for name, value in values.items())
+        (folder / "etc" / "tempest.conf").write_text(text)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def inventory(lab):
+    """The function that lists everything in every service of the lab, as the administrator."""
+
+    def take() -> set[str]:
+        return lab.inside(_inventory, lab.cloud)
+
+    return take
+
+
+def _inventory(cloud) -> set[str]:
+    listings = {
+        "server": cloud.compute.servers(all_projects=True),
+        "server group": cloud.compute.server_groups(all_projects=True),
+        "flavor": cloud.compute.flavors(is_public=None),
+        "aggregate": cloud.compute.aggregates(),
+        "network": cloud.network.networks(),
+        "subnet": cloud.network.subnets(),
+        "port": cloud.network.ports(),
+        "security group": cloud.network.security_groups(),
+        "image": cloud.image.images(),
+        "project": cloud.identity.projects(),
+        "user": cloud.identity.users(),
+        "load balancer": cloud.load_balancer.load_balancers(),
+        "amphora": (a for a in cloud.load_balancer.amphorae() if a.status != "DELETED"),
+        "listener": cloud.load_balancer.listeners(),
+        "pool": cloud.load_balancer.pools(),
+        "load balancer flavor": cloud.load_balancer.flavors(),
+        "flavor profile": cloud.load_balancer.flavor_profiles(),
+    }
+    # Neutron makes a project's default group on its own, whenever somebody first looks.
+    return {
+        f"{kind} {one.id} {one.name}"
+        for kind, listed in listings.items()
+        for one in listed
+        if not (kind == "security group" and one.name == "default")
+    }
+
+
 @pytest.fixture(scope="session")
 def wait():
     """:func:`wait_for`."""
