@@ -20,6 +20,31 @@ from sriov_lb_lab.compute.container import Container
 from sriov_lb_lab.compute.hostfile import VARIABLE, HostFile
 from sriov_lb_lab.compute.records import OVS, VF, Instance, Vif
 
+# $0 scenario, $1 base, $2 system, $3 tree, $4 this folder, $5 the lab's code, $6 v2 or as-is
+INSIDE_THE_SYSTEM = """
+mount --make-rprivate /
+root=$1/system
+mkdir -p $root $1/system-upper $1/system-work
+mount -t overlay -o lowerdir=$2,upperdir=$1/system-upper,workdir=$1/system-work overlay $root
+mount -t proc proc $root/proc
+mount -t sysfs sysfs $root/sys
+if [ $6 = v2 ]; then mount -t cgroup2 cgroup2 $root/sys/fs/cgroup
+else mount --rbind /sys/fs/cgroup $root/sys/fs/cgroup; fi
+mount --rbind /dev $root/dev
+mount -t tmpfs tmpfs $root/run
+mount -t tmpfs tmpfs $root/tmp
+for pair in $1:/mnt/base $(dirname $3):/mnt/trees $4:/mnt/tests $5:/mnt/lab; do
+  mkdir -p $root${pair#*:}
+  mount --bind ${pair%:*} $root${pair#*:}
+done
+mkdir -p $root/mnt/old
+cd $root
+pivot_root . mnt/old
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin PYTHONPATH=/mnt/lab PYTHONDONTWRITEBYTECODE=1 HOME=/root
+exec chroot . sh -euc 'umount --lazy /mnt/old
+exec python3 /mnt/tests/simulated_host.py "$0" /mnt/base "/mnt/trees/$1"' $0 $(basename $3)
+"""
+
 VF_ADDRESSES = ("0000:81:02.0", "0000:81:02.1")
 FABRIC = "fab-public"
 
@@ -43,8 +68,6 @@ class SimulatedHost:
 
     def start(self) -> HostFile:
         """Make it, and return its host file."""
-        run("mount", "--make-rprivate", "/")
-        run("mount", "-t", "tmpfs", "tmpfs", "/run")
         for folder in ("/run/netns", "/run/lock", str(self.run_folder / "ovs")):
             os.makedirs(folder)
         run("ip", "link", "set", "lo", "up")
@@ -171,12 +194,21 @@ def await_booted(container: Container, seconds: float = 60) -> None:
     await_true(up, seconds)
 
 
-def unshared(scenario: str, base: Path, tree: Path) -> subprocess.CompletedProcess[str]:
-    """Run one scenario in namespaces of its own; whatever it left is gone when this returns."""
+def unshared(
+    scenario: str, base: Path, system: Path, tree: Path, cgroup_v2: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run one scenario in namespaces of its own; whatever it left is gone when this returns.
+
+    :param base: an empty folder on a file system that can hold an overlay's upper folder.
+    :param system: tree with systemd-nspawn, Open vSwitch and so on; becomes the root.
+    :param tree: tree that instances boot.
+    :param cgroup_v2: show only the v2 hierarchy, as a machine without v1 would.
+    """
+    here = Path(__file__).parent
     return subprocess.run(
         ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc"]
-        + ["--kill-child", sys.executable, __file__, scenario, str(base), str(tree)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        + ["--kill-child", "sh", "-euc", INSIDE_THE_SYSTEM, scenario, str(base), str(system)]
+        + [str(tree), str(here), str(here.parents[2] / "lab"), "v2" if cgroup_v2 else "as-is"],
         capture_output=True,
         text=True,
         timeout=280,
