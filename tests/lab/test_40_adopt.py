@@ -33,9 +33,9 @@ def prepared(lab):
     ids = {}
     for name, sriov in (("adopt_sriov_flavor_id", True), ("adopt_normal_flavor_id", False)):
         data = {"compute_flavor": flavor.id}
-        data |= {"sriov_vip": True} if sriov else {}
+        data = json.dumps({"compute_flavor": flavor.id} | ({"sriov_vip": True} if sriov else {}))
         profile = made(balancing.create_flavor_profile, balancing.delete_flavor_profile,
-                       name=name, provider_name="amphora", flavor_data=json.dumps(data))  # fmt: skip
+                       name=name, provider_name="amphora", flavor_data=data)  # fmt: skip
         ids[name] = made(balancing.create_flavor, balancing.delete_flavor, name=name,
                          flavor_profile_id=profile.id, enabled=True).id  # fmt: skip
     vip = made(network.create_network, network.delete_network, name="adopted", shared=True,
