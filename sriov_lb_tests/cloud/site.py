@@ -103,7 +103,7 @@ def once(make: Callable[[Any], T]) -> property:
     def look(self: Any) -> T:
         name = make.__name__
         if name in self._failures:
-            raise self._failures[name]
+            raise self._failures[name].with_traceback(None)
         if name not in self._made:
             try:
                 self._made[name] = make(self)

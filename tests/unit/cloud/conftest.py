@@ -101,9 +101,7 @@ class Service:
         }
         if "name" in known:
             known["name"] = known["name"].strip("^$")
-        found = [
-            t for t in self._all(kind) if all(getattr(t, k) == v for k, v in known.items())
-        ]
+        found = [t for t in self._all(kind) if all(getattr(t, k) == v for k, v in known.items())]
         return found
 
 

@@ -28,9 +28,7 @@ def provision(clouds, book, folder):
     net.subnets[4] = networks.create_subnet(connection, book, network, "203.0.113.0/24")
     key = servers.create_key(connection, book, folder)
     port = networks.create_port(connection, book, net, vnic_type="direct")
-    servers.boot(
-        connection, book, image=flavor, flavor=flavor, ports={"vip": port}, key=key
-    )
+    servers.boot(connection, book, image=flavor, flavor=flavor, ports={"vip": port}, key=key)
     lbs = loadbalancers.LoadBalancers(clouds, book, **{**FAST, "change_timeout": 2})
     lb = lbs.create(subnet_id=net.subnets[4].id, flavor_id=lb_flavor.id)
     pool = lbs.create_pool(lb, protocol="HTTP")
