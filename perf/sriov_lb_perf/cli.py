@@ -218,7 +218,7 @@ def compare(**options) -> None:
 def _compare(options: dict):
     """Run a comparison as the options say and write its page."""
     from . import compare as comparing
-    from . import profiles
+    from . import errors, profiles
     from .report import page
 
     page.plotly_script()  # found missing now rather than after minutes
@@ -227,7 +227,17 @@ def _compare(options: dict):
     if options["from_cloud"]:
         from . import provision
 
-        context = provision.twins(options["config_file"], say=_say(options))
+        given = [name for name in ("targets", "sriov_vip", "normal_vip") if options[name]]
+        if given:
+            raise errors.BadTarget(
+                f"--from-cloud and --{given[0].replace('_', '-')} exclude each other."
+            )
+        context = provision.twins(
+            options["config_file"],
+            bandwidth=any(stage.engine == "iperf3" for stage in profile.stages),
+            journals=output / "journal",
+            say=_say(options),
+        )
     else:
         from contextlib import nullcontext
 

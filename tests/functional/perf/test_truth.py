@@ -118,9 +118,8 @@ def test_a_stop_of_200_ms_is_seen_by_the_open_loop_and_missed_by_the_closed_one(
     late = float((times.response() >= 100e6).mean())
     assert 0.035 <= late <= 0.25, late
     assert latency.percentile(99) >= 130e6, latency.percentile(99)
-    closed = run({**common, "job": "closed", "seconds": seconds})
+    closed = run({**common, "job": "closed", "seconds": seconds, "tick": 60})
     naive = Histogram.of_sparse(closed["latency"])
-    naive.add(Histogram())
     slow = sum(int(c) for v, c in zip(*naive.stretch(), strict=True) if v >= 100e6)
     # Evidence that the stop happened in there too; one request per connection can be in it.
     assert 1 <= slow <= 2 * common["connections"], slow
