@@ -65,7 +65,8 @@ def join(artifacts: Path, fixed_id: str, new_id: str) -> Run:
 
 
 def _join_siblings(artifacts: Path, new_id: str) -> Run:
-    path = artifacts / f".run-of-{_parent()}"
+    path = artifacts / ".runs" / _parent()
+    path.parent.mkdir(exist_ok=True)
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
