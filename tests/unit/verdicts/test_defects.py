@@ -74,3 +74,16 @@ def test_signatures_say_more_than_one_thing(registry):
             defect.signature.message,
         )
         assert sum(bool(part) for part in parts) >= 2, defect.id
+
+
+def test_the_proof_about_members_on_a_network_of_their_own_is_named(registry):
+    # As a run on 16.0.0 said it.
+    witness = (
+        "too closed: TCP SYN from 203.0.113.10:40000 to 203.0.113.101:80 on eth2 (state "
+        "established) has to pass (established flows: what was let in goes on, and members' "
+        "answers come back), but the ruleset does not let it in: no rule of inet amphora_table "
+        "amphora_chain matches and its policy is drop."
+    )
+    assert registry.match("ENF-008", witness, {}, "16.0.0").id == "OCTAVIA-MEMBER-NOTRACK"
+    assert registry.match("ENF-008", witness.replace("eth2", "eth1"), {}) is None
+    assert registry.match("ENF-002", witness, {}) is None
