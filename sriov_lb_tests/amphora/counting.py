@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sriov_lb_tests.packets.catalogue import Expected
+
 PREFIX = "sriov_lb_count_"
 
 
@@ -80,6 +82,13 @@ class Counts:
         """Frames of one identity by stage."""
         key = keys(identity)[version]
         return {stage: self.by_stage.get((stage, version), {}).get(key, 0) for stage in Stage}
+
+    def reached(self, identity: Carrier, version: int) -> Expected:
+        """How far frames of one identity came: ACCEPT, DROP or BEFORE_FILTER."""
+        found = self.of(identity, version)
+        if found[Stage.PASSED_FILTER]:
+            return Expected.ACCEPT
+        return Expected.DROP if found[Stage.REACHED_FILTER] else Expected.BEFORE_FILTER
 
     def total(self, stage: Stage) -> int:
         return sum(sum(found.values()) for (at, _), found in self.by_stage.items() if at is stage)

@@ -76,7 +76,8 @@ def _tcp(sent: Packet, got: Packet) -> tuple[Fate, str] | None:
     # A SYN that carries data may have only the SYN acknowledged.
     if theirs.flags.S and theirs.flags.A and (refers or theirs.ack == (mine.seq + 1) % 2**32):
         return Fate.ACCEPTED, "SYN-ACK"
-    if theirs.flags.A and (refers or not mine.flags.S):
+    # Only an ACK of exactly this segment is its answer; a connection sends others of its own.
+    if refers:
         return Fate.ACCEPTED, "ACK"
     return None
 

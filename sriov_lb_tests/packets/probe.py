@@ -234,3 +234,14 @@ def reset_for(frame: bytes) -> bytes | None:
     back = IP if IP in ether else IPv6
     packet = Ether(src=ether.dst, dst=ether.src) / back(src=below.dst, dst=below.src) / header
     return bytes(packet)
+
+
+def syn_ack_sequence(frame: bytes) -> int:
+    """The sequence number of a SYN-ACK."""
+    return Ether(frame)[TCP].seq
+
+
+def segment_frame(link: Link, source: str, destination: str, **fields) -> bytes:
+    """One TCP segment as a frame; ``fields`` as scapy's TCP has them."""
+    header = IP if IPAddress(destination).version == 4 else IPv6
+    return bytes(link.header() / header(src=source, dst=destination) / TCP(**fields))

@@ -54,13 +54,14 @@ LISTENER_PROTOCOLS = {
 PEER_PORT = 1025
 
 #: Sources that no packet on a link may have, per family (RFC 1122 section 3.2.1.3, RFC 6890,
-#: RFC 4291 section 2.7 and 2.5.5.2): a kernel drops most of them before any firewall sees them.
+#: RFC 4291 sections 2.5.2, 2.5.3, 2.5.5 and 2.7): a kernel drops most of them before any firewall
+#: sees them.
 IMPOSSIBLE_SOURCES: dict[int, Intervals] = {
     4: canonical(
         network(text)[1]
         for text in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32")
     ),
-    6: canonical(network(text)[1] for text in ("::/127", "ff00::/8", "::ffff:0:0/96")),
+    6: canonical(network(text)[1] for text in ("::/96", "ff00::/8", "::ffff:0:0/96")),
 }
 _MULTICAST_OR_MAPPED = IMPOSSIBLE_SOURCES[6][1:]
 #: Those of them that mean "this very host": let in from outside, they may pass for local.
@@ -335,8 +336,9 @@ class _Writer:
                 sources = entry.sources(version)
                 if not vips or not sources:
                     continue
-                # A packet that says it comes from the VIP is nobody's request.
-                odd = canonical([*IMPOSSIBLE_SOURCES[version], *vips])
+                # A packet that says it comes from the amphora itself is nobody's request.
+                own = self.addresses(version, [self.own]) if self.own else ()
+                odd = canonical([*IMPOSSIBLE_SOURCES[version], *vips, *own])
                 matches.append(
                     Match(
                         interfaces=frozenset({self.vip}),

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sriov_lb_tests import errors
-from sriov_lb_tests.packets.probe import Identities, Link, Probe, reset_for
+from sriov_lb_tests.packets.catalogue.case import Flow
+from sriov_lb_tests.packets.probe import (
+    Identities,
+    Link,
+    Probe,
+    reset_for,
+    segment_frame,
+    syn_ack_sequence,
+    tcp_syn,
+)
 from sriov_lb_tests.wire.capture import Captured, Frame
 from sriov_lb_tests.wire.exchange import Observation, Sent, Verdict, judge, prepare, settle
 from sriov_lb_tests.wire.host import Host, Interface
@@ -338,6 +347,60 @@ class Vantage:
                 pcap=pcap,
             )
         return results
+
+    # connections without a kernel
+
+    def open_flow(self, destination: str, port: int, *, source: str) -> Flow:
+        """A TCP connection from a played source, kept by nobody but the target.
+
+        The guest's kernel does not know of it; whoever opened it sends on it as he likes and ends
+        it with :meth:`close_flow`.
+
+        :raises ControlFailed: the target did not answer the SYN.
+        """
+        probe = self._at_home(tcp_syn(destination, port, source=source))
+        link = self._link(destination)
+        if not isinstance(link, Link):
+            raise link
+        sent = prepare(probe, link, self.identities)
+        wave = {"frames": [0], "await": [0], "timeout": self.timeout, "gap": 0.0}
+        _, seen = self.agent.exchange(
+            self.interface.name, sent.frames, [wave], match={"addresses": [source]}
+        )
+        settle([sent], seen)
+        self.archive.keep(f"open {probe}", seen)
+        answer = next((one for one in sent.answers if one.text == "SYN-ACK"), None)
+        if answer is None:
+            raise errors.ControlFailed(f"No connection: {probe} got no SYN-ACK.")
+        flow = Flow(
+            source=source,
+            port=sent.identity.port,
+            target_port=port,
+            sequence=(sent.identity.nonce + 1) % 2**32,
+            acknowledgement=syn_ack_sequence(answer.frame) + 1,
+        )
+        self.agent.send(self.interface.name, [self._flow_frame(destination, link, flow, "A")])
+        return flow
+
+    def close_flow(self, destination: str, flow: Flow) -> None:
+        """Reset the connection."""
+        link = self._link(destination)
+        if isinstance(link, Link):
+            frame = self._flow_frame(destination, link, flow, "RA")
+            self.agent.send(self.interface.name, [frame])
+
+    @staticmethod
+    def _flow_frame(destination: str, link: Link, flow: Flow, flags: str) -> bytes:
+        return segment_frame(
+            link,
+            flow.source,
+            destination,
+            sport=flow.port,
+            dport=flow.target_port,
+            seq=flow.sequence,
+            ack=flow.acknowledgement,
+            flags=flags,
+        )
 
     def _tidy(self, everything: Sequence[Sent]) -> None:
         """Reset the half-open connections our SYNs left in the target."""

@@ -30,7 +30,19 @@ GATEWAY4, GATEWAY6 = "198.51.100.1", "2001:db8:1::1"
 
 LISTENER = textwrap.dedent(
     """
-    import json, selectors, socket, sys
+    import json, selectors, socket, sys, threading
+
+    def serve(c):
+        c.settimeout(60)
+        try:
+            if c.recv(65535):
+                body = socket.gethostname().encode()
+                c.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s"
+                          % (len(body), body))
+        except OSError:
+            pass  # the client went away, which is its right
+        c.close()
+
     chosen = selectors.DefaultSelector()
     for kind, port in json.loads(sys.argv[1]):
         for text in sys.argv[2:]:
@@ -46,18 +58,13 @@ LISTENER = textwrap.dedent(
         for key, _ in chosen.select():
             if key.data == "udp":
                 data, peer = key.fileobj.recvfrom(65535)
-                key.fileobj.sendto(b"echo " + data, peer)
+                try:
+                    key.fileobj.sendto(b"echo " + data, peer)
+                except OSError:
+                    pass  # a sender that cannot be answered (port 0, a mapped address)
             else:
                 c, _ = key.fileobj.accept()
-                c.settimeout(2)
-                try:
-                    c.recv(65535)
-                    body = socket.gethostname().encode()
-                    c.sendall(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n%s"
-                              % (len(body), body))
-                except OSError:
-                    pass
-                c.close()
+                threading.Thread(target=serve, args=(c,), daemon=True).start()
     """
 )
 
