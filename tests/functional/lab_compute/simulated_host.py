@@ -19,6 +19,7 @@ from pathlib import Path
 from sriov_lb_lab.compute.container import Container
 from sriov_lb_lab.compute.hostfile import VARIABLE, HostFile
 from sriov_lb_lab.compute.records import OVS, VF, Instance, Vif
+from sriov_lb_lab.substrate.scope import hierarchies
 
 # $0 scenario, $1 base, $2 system, $3 tree, $4 this folder, $5 the lab's code, $6 v2 or as-is
 INSIDE_THE_SYSTEM = """
@@ -230,6 +231,7 @@ def main(argv: list[str]) -> None:
 
     host = SimulatedHost(Path(base), Path(tree))
     host_file = host.start()
+    print("cgroup hierarchies:", *map(str, hierarchies()))
     try:
         getattr(scenarios, scenario)(host, host_file)
     finally:

@@ -66,11 +66,12 @@ def base(monkeypatch: pytest.MonkeyPatch, simulated: ModuleType) -> Iterator[Pat
     shutil.rmtree(folder)
 
 
-def run(simulated: ModuleType, scenario: str, base: Path, cgroup_v2: bool = False) -> None:
-    """Run one scenario; what it said is the failure's message."""
+def run(simulated: ModuleType, scenario: str, base: Path, cgroup_v2: bool = False) -> str:
+    """Run one scenario; what it said is the failure's message, or returned."""
     done = simulated.unshared(scenario, base, newest("system"), newest("guest"), cgroup_v2)
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -85,7 +86,8 @@ def test_scenario_with_cgroup_v2_only(simulated: ModuleType, scenario: str, base
     """As on a machine whose systemd has left v1 behind."""
     if Path("/sys/fs/cgroup/cgroup.controllers").exists():
         pytest.skip("this machine has v2 only, so every scenario has run with it")
-    run(simulated, scenario, base, cgroup_v2=True)
+    said = run(simulated, scenario, base, cgroup_v2=True)
+    assert "cgroup hierarchies: /sys/fs/cgroup\n" in said, "it did not run with v2 only"
     assert list((base / "instances").glob("*")) == []
 
 
