@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a test does to the verdict in the record, and to what Tempest sees."""
+
+import functools
+import unittest
+from types import SimpleNamespace
+
+import pytest
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.tests import base, scene, stage
+from sriov_lb_tests.tests.base import requirement
+from sriov_lb_tests.verdicts import defects, record
+from sriov_lb_tests.verdicts.model import NotEnforced, Verdict
+
+
+class Probe(base.SriovLbTest):
+    """Not discovered: its tests are run one by one below."""
+
+    __test__ = False
+    action = None
+
+    @requirement("ENF-900", "A promise.")
+    def test_it(self):
+        """Steps: do it. Verify: it is done."""
+        type(self).action(self)
+
+    @requirement("ENF-901", "A promise that needs what is not there.", needs=("admin",))
+    def test_needs(self):
+        """Steps: none. Verify: nothing."""
+        raise AssertionError("must not run")
+
+    # Tempest's own set-up wants a configuration and credentials.
+    setUpClass = classmethod(lambda cls: None)
+    tearDownClass = classmethod(lambda cls: None)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    recorder = record.Recorder(tmp_path)
+    collected = []
+
+    def collect(folder, lbs):
+        collected.append(sorted(lbs))
+        path = tmp_path / "view.json"
+        path.write_text("{}")
+        return [path]
+
+    Probe.stage = SimpleNamespace(
+        recorder=recorder,
+        registry=defects.load(),
+        octavia_release="",
+        collect=collect,
+        keep=functools.partial(stage.Stage.keep, None),
+        clouds=SimpleNamespace(admin=None),
+        site=SimpleNamespace(),
+        run=SimpleNamespace(evidence=lambda *a: tmp_path),
+    )
+    # setUp and tearDown of Tempest's base read its configuration.
+    monkeypatch.setattr(base.tempest_test.BaseTestCase, "setUp", unittest.TestCase.setUp)
+    monkeypatch.setattr(base.tempest_test.BaseTestCase, "tearDown", unittest.TestCase.tearDown)
+
+    def go(action, name="test_it"):
+        Probe.action = action
+        test = Probe(name)
+        test.setUp()
+        seen = None
+        try:
+            getattr(test, name)()
+        except (Exception, unittest.SkipTest) as error:
+            seen = error
+        (written,) = record.read(tmp_path)[1][-1:]
+        return written, seen, collected
+
+    return go
+
+
+def raising(error):
+    def action(test):
+        raise error
+
+    return action
+
+
+def test_pass(run):
+    written, seen, collected = run(lambda test: test.seen.update(k="v"))
+    assert (written.verdict, written.observations) == (Verdict.PASS, {"k": "v"})
+    assert written.test.endswith("Probe.test_it")
+    assert seen is None and collected == []
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (AssertionError("no"), Verdict.FAIL),
+        (NotEnforced("no"), Verdict.NOT_ENFORCED),
+        (errors.ControlFailed("no"), Verdict.INCONCLUSIVE),
+        (errors.GuestUnreachable("no"), Verdict.ERROR),
+        (KeyError("no"), Verdict.ERROR),
+        (unittest.SkipTest("no"), Verdict.SKIPPED),
+    ],
+)
+def test_each_end_has_its_verdict_and_tempest_sees_the_same_exception(run, error, verdict):
+    written, seen, _ = run(raising(error))
+    assert written.verdict is verdict
+    assert "no" in written.reason
+    assert seen is error
+
+
+def test_an_honest_refusal_is_recorded_and_the_test_ends_well(run):
+    written, seen, _ = run(lambda test: test.not_supported("Octavia says 501"))
+    assert (written.verdict, written.reason, seen) == (
+        Verdict.NOT_SUPPORTED,
+        "Octavia says 501",
+        None,
+    )
+
+
+def test_evidence_is_collected_before_tempest_hears_of_the_failure(run):
+    def action(test):
+        test.involved = {"sriov": object()}
+        test.keep("probe.txt", "frames")
+        raise AssertionError("no")
+
+    written, _, collected = run(action)
+    assert collected == [["sriov"]]
+    assert written.evidence == ["probe.txt", "view.json"]
+
+
+def test_what_a_test_needs_is_checked_first(run):
+    written, seen, _ = run(None, "test_needs")
+    assert written.verdict is Verdict.SKIPPED
+    assert "administrator" in written.reason
+    assert isinstance(seen, unittest.SkipTest)
+
+
+def listener_broken(normal):
+    def action(test):
+        fault = errors.ResourceFault("The listener was to be ACTIVE and is ERROR.")
+        scene.operate("listener-create", raising_call(fault), normal)
+
+    return action
+
+
+def raising_call(error):
+    def call():
+        raise error
+
+    return call
+
+
+def test_a_listener_that_fails_on_sriov_alone_is_a_known_defect_and_still_a_failure(run):
+    written, seen, _ = run(listener_broken(lambda: "fine"))
+    assert written.verdict is Verdict.KNOWN_DEFECT
+    assert written.defect == "OCTAVIA-FIREWALL-TASK"
+    assert written.observations["normal"] == "ACTIVE"
+    assert isinstance(seen, AssertionError)
+    assert "environment is not at fault" in str(seen)
+    assert "is ERROR" in str(seen)
+
+
+def test_a_listener_that_fails_on_both_twins_is_no_defect_of_sriov(run):
+    written, seen, _ = run(listener_broken(raising_call(errors.ResourceFault("this too"))))
+    assert written.verdict is Verdict.FAIL
+    assert written.observations["normal"] == "ERROR"
+    assert "this too" in str(seen)
+
+
+def test_every_other_exception_of_an_operation_passes_through():
+    with pytest.raises(errors.QuotaExceeded):
+        scene.operate("listener-create", raising_call(errors.QuotaExceeded("full")), None)
