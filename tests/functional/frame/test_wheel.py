@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Upstream's acceptance of a Tempest plugin, on the built wheel in a fresh environment."""
 
+import configparser
+import hashlib
 import os
 import pathlib
 import re
@@ -81,12 +83,29 @@ def wheel(sdist, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fresh(wheel, root, tmp_path_factory):
+def wheelhouse(root, request):
+    """Wheels of all that the project requires: fetched once, so that a rerun needs no network."""
+    constraints = root / "constraints.txt"
+    setup = configparser.ConfigParser()
+    setup.read(root / "setup.cfg")
+    requirements = setup["options"]["install_requires"].split()
+    wanted = " ".join([sys.version, constraints.read_text(), *requirements])
+    digest = hashlib.sha256(wanted.encode()).hexdigest()[:12]
+    folder = pathlib.Path(request.config.cache.mkdir(f"wheels-{digest}"))
+    if not (folder / "complete").exists():
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:"]
+        run(*pip, "-c", constraints, "-d", folder, *requirements, cwd=folder)
+        (folder / "complete").touch()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fresh(wheel, wheelhouse, tmp_path_factory):
     """A new virtual environment with the wheel (and so tempest) and nothing of ours besides."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
     venv.create(folder, with_pip=True, symlinks=True)
-    python = folder / "bin" / "python"
-    run(python, "-m", "pip", "install", "-q", "-c", root / "constraints.txt", wheel, cwd=folder)
+    pip = [folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-compile"]
+    run(*pip, "--no-index", "--find-links", wheelhouse, wheel, cwd=folder)
     return folder / "bin"
 
 
@@ -302,11 +321,14 @@ def test_the_generator_writes_the_sample(fresh, environment, root, tmp_path):
 def test_scenarios_are_found_from_the_installed_package(fresh, environment, root):
     code = (
         "import importlib.resources as r\n"
-        "for p in (r.files('sriov_lb_tests') / 'scenarios').iterdir(): print(p.name)"
+        "for folder in (r.files('sriov_lb_tests') / 'scenarios').iterdir():\n"
+        "    if folder.is_dir():\n"
+        "        for file in folder.iterdir(): print(f'{folder.name}/{file.name}')"
     )
     found = run(fresh / "python", "-c", code, cwd="/", env=environment).split()
-    assert sorted(found) == sorted(path.name for path in (root / "scenarios").iterdir())
+    expected = [str(p.relative_to(root / "scenarios")) for p in root.glob("scenarios/*/*")]
     assert any(name.endswith(".yaml") for name in found)
+    assert sorted(found) == sorted(expected)
 
 
 @pytest.mark.parametrize("command", ["sriov-lb", "sriov-lb-lab", "sriov-lb-perf"])
