@@ -139,7 +139,7 @@ class _Image:
     def install(self, top: pathlib.Path, todo: elements.ElementPlan) -> None:
         """Do what the elements say."""
         for static in todo.static:
-            self._inside(["sh", "-c", roots.copy_script(f"{INSIDE}/in/elements/{static}")],
+            self._inside(["sh", "-c", copy_script(f"{INSIDE}/in/elements/{static}")],
                          f"copying {static} of Octavia's elements")
         for unit in todo.units:
             self._inside(["install", "-m", "644", f"{INSIDE}/in/elements/{unit}",
@@ -164,3 +164,16 @@ class _Image:
 
     def _inside(self, argv: list[str], what: str) -> None:
         self._runner.inside(self._house.offline(self._venv), argv, log=self._venv.log, what=what)
+
+
+def copy_script(folder: str) -> str:
+    """Shell text that copies a folder over the root it runs in.
+
+    Of the modes only "executable" is kept: the others vary with the umask of whoever unpacked it.
+    """
+    return (
+        f"cd {shlex.quote(folder)} && find . -type d -exec mkdir -p /{{}} \\; "
+        "&& find . -type f -perm -u+x -exec install -m 755 {} /{} \\; "
+        "&& find . -type f ! -perm -u+x -exec install -m 644 {} /{} \\; "
+        "&& find . -type l -exec cp -P {} /{} \\;"
+    )

@@ -119,6 +119,8 @@ def argv(root: pathlib.Path, packages: Sequence[str], archive: Archive,
         f"--include={','.join(packages)}",
         '--aptopt=Apt::Install-Recommends "false"',
         '--aptopt=Acquire::Languages "none"',
+        # Unprivileged helpers of apt could not read the key in somebody's home folder.
+        '--aptopt=APT::Sandbox::User "root"',
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={path}" for path in EXCLUDED),
         *(f"--dpkgopt=path-include={path}" for path in INCLUDED),

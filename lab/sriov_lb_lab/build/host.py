@@ -19,16 +19,14 @@ GIB = 1024**3
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """One apt package, and the commands and files by which its presence is told."""
+    """One apt package, and the commands by which its presence is told."""
 
     package: str
-    commands: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
+    commands: tuple[str, ...]
 
 
 NEEDS = (
     Need("mmdebstrap", ("mmdebstrap",)),
-    Need("debian-archive-keyring", (), ("/usr/share/keyrings/debian-archive-keyring.gpg",)),
     Need("iproute2", ("ip",)),
     Need("util-linux", ("unshare", "nsenter", "setpriv")),
     Need("mount", ("mount", "umount")),
@@ -78,13 +76,11 @@ def require_supported(release: Mapping[str, str]) -> None:
 
 def missing_packages(
     which: Callable[[str], str | None] = shutil.which,
-    exists: Callable[[str], bool] = os.path.exists,
 ) -> list[str]:
     """The apt packages that this machine lacks for building, of as few as possible."""
     return [
         need.package for need in NEEDS
         if not all(which(command) for command in need.commands)
-        or not all(exists(path) for path in need.files)
     ]
 
 

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Root trees that are Debian packages plus files: the control plane's and the guests'.
 
-An element is a folder with ``packages.txt``, ``files/`` (copied over the root) and ``setup.sh``
-(run in it); the latter two are optional.
+An element is a folder with ``packages.txt``, ``files.txt`` (which of its ``files/`` go where) and
+``setup.sh`` (run in the tree); the latter two are optional.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
-import shlex
+import re
 from collections.abc import Sequence
 
 from sriov_lb_lab.build import bootstrap, digest, sources
 from sriov_lb_lab.build.pipconfig import INSIDE
 from sriov_lb_lab.build.steps import Bind, Chroot, Runner
 from sriov_lb_lab.build.workspace import Workspace
+from sriov_lb_lab.errors import BuildError
 
 #: To be raised when the commands of :mod:`bootstrap` or below change what a tree holds.
 RECIPE = 1
@@ -59,17 +60,33 @@ GUEST = Root("guest", ("instance", "guest"))
 AMPHORA_BASE = Root("amphora-base", ("instance", "amphora"))
 
 
-def copy_script(folder: str) -> str:
-    """Shell text that copies a folder over the root it runs in.
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One line of ``files.txt``: a file of an element, its place in a tree and its mode (octal)."""
 
-    Of the modes only "executable" is kept: the others vary with the umask of whoever unpacked it.
+    name: str
+    target: str
+    mode: str
+
+
+def files_of(folder: pathlib.Path) -> list[File]:
+    """Read ``files.txt`` of an element.
+
+    :raises BuildError: on a line that is not a name, an absolute path and a mode.
     """
-    return (
-        f"cd {shlex.quote(folder)} && find . -type d -exec mkdir -p /{{}} \\; "
-        "&& find . -type f -perm -u+x -exec install -m 755 {} /{} \\; "
-        "&& find . -type f ! -perm -u+x -exec install -m 644 {} /{} \\; "
-        "&& find . -type l -exec cp -P {} /{} \\;"
-    )
+    path = folder / "files.txt"
+    if not path.is_file():
+        return []
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        words = line.split("#", 1)[0].split()
+        if not words:
+            continue
+        if not re.match(r"^\S+ /\S+ 0[0-7]{3}$", " ".join(words)):
+            raise BuildError(f"{path}, line {number}: expected a name, an absolute path and a mode "
+                             f"such as 0644, found {line.strip()!r}", "mend the line")
+        found.append(File(*words))
+    return found
 
 
 def apply_elements(runner: Runner, root: pathlib.Path, folders: Sequence[pathlib.Path],
@@ -77,9 +94,10 @@ def apply_elements(runner: Runner, root: pathlib.Path, folders: Sequence[pathlib
     """Copy the files of elements into a root tree and run their scripts there."""
     for folder in folders:
         chroot = Chroot(root, writable=True, binds=(Bind(folder, f"{INSIDE}/element"),))
-        if (folder / "files").is_dir():
-            runner.inside(chroot, ["sh", "-c", copy_script(f"{INSIDE}/element/files")], log=log,
-                          what=f"copying the files of element {folder.name}")
+        for file in files_of(folder):
+            runner.inside(chroot, ["install", "-D", "-o", "root", "-g", "root", "-m", file.mode,
+                                   f"{INSIDE}/element/files/{file.name}", file.target],
+                          log=log, what=f"copying {file.name} of element {folder.name}")
         if (folder / "setup.sh").is_file():
             runner.inside(chroot, ["sh", f"{INSIDE}/element/setup.sh"], log=log,
                           what=f"setting up element {folder.name}")

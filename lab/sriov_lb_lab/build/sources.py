@@ -9,6 +9,7 @@ depend on what else somebody installed there.  Every other host gets Debian's ow
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import re
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
@@ -23,8 +24,12 @@ DEFAULT_LINES = (
     "deb http://deb.debian.org/debian-security bookworm-security main",
 )
 _SUITES = (SUITE, f"{SUITE}-updates", f"{SUITE}-security")
-#: Whoever the host trusts, these trees come from Debian.
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+#: Whoever the host trusts, these trees come from Debian: the public keys of Debian 12's archive
+#: (B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8), security archive
+#: (05AB90340C0C5E797F44A8C8254CF3B5AEC0A8F0) and release
+#: (4D64FEC119C2029067D6E791F8D2585B8783D481).  Ubuntu 22.04's package of Debian's keys is older
+#: than they are.
+KEYRING = str(pathlib.Path(__file__).resolve().parent / "debian-12.asc")
 #: Transport settings of the host's apt without which it might not reach its mirror, or not believe
 #: it (a frozen mirror's Release file is older than its validity).
 _CARRIED = re.compile(

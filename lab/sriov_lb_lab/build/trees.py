@@ -31,9 +31,9 @@ from sriov_lb_lab.build.workspace import Workspace
 #: Free bytes that a tree takes while it is made and afterwards, downloads included (measured, plus
 #: a fifth).
 SPACE: Mapping[str, int] = {
-    "system": int(1.2 * host.GIB), "stack-base": int(0.9 * host.GIB), "stack": int(0.2 * host.GIB),
-    "guest": int(0.5 * host.GIB), "amphora-base": int(0.6 * host.GIB),
-    "amphora": int(0.9 * host.GIB),
+    "system": int(0.9 * host.GIB), "stack-base": int(0.8 * host.GIB), "stack": int(0.1 * host.GIB),
+    "guest": int(0.35 * host.GIB), "amphora-base": int(0.4 * host.GIB),
+    "amphora": int(0.7 * host.GIB),
 }
 
 

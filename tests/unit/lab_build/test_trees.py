@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from sriov_lb_lab.build import bootstrap, host, pipconfig, roots, trees
+from sriov_lb_lab.build import bootstrap, host, pipconfig, roots, trees, versions
 from sriov_lb_lab.build.workspace import Workspace
 from sriov_lb_lab.errors import BuildError, HostError
 
@@ -35,6 +35,29 @@ def test_a_changed_element_changes_the_trees_made_from_it(tmp_path):
     after = roots.GUEST.inputs(tmp_path)
     assert after["elements"]["instance"] == before["elements"]["instance"]
     assert after["elements"]["guest"] != before["elements"]["guest"]
+
+
+@pytest.mark.parametrize("element", ["system", "instance", "guest", "amphora"])
+def test_files_of_the_elements_are_there_and_listed(element):
+    folder = roots.ELEMENTS / element
+    listed = {file.name for file in roots.files_of(folder)}
+    there = {path.name for path in (folder / "files").glob("*")}
+    assert listed == there
+
+
+def test_folders_of_the_package_can_be_packaged():
+    """setuptools leaves out folders with a dot in their names, and says nothing."""
+    folders = [path for top in (roots.ELEMENTS, versions.CONSTRAINTS)
+               for path in (top, *top.rglob("*")) if path.is_dir()]
+    assert len(folders) > 5
+    assert [path for path in folders if "." in path.name] == []
+
+
+@pytest.mark.parametrize("line", ["name /etc/x", "name etc/x 0644", "name /etc/x 644x"])
+def test_a_broken_list_of_files_is_refused(tmp_path, line):
+    (tmp_path / "files.txt").write_text(f"good /etc/good 0644\n{line}\n")
+    with pytest.raises(BuildError, match="files.txt, line 2"):
+        roots.files_of(tmp_path)
 
 
 @pytest.fixture

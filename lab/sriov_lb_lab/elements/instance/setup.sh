@@ -8,7 +8,6 @@ set -eu
 useradd --uid 1000 --user-group --create-home --shell /bin/bash debian
 usermod --password '*' debian
 install -d -o debian -g debian -m 0700 /home/debian/.ssh
-chmod 0440 /etc/sudoers.d/lab
 
 # Keys made by the package would be the same in all instances.
 rm -f /etc/ssh/ssh_host_*
