@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reasoning about firewalls: no network, no OpenStack, no Tempest.
 
-* ``model``: what the API state of a load balancer promises (doc/source/policy.rst says the same
-  in words) as an ordered list of clauses.
+* ``model``: what the API state of a load balancer promises, as an ordered list of clauses.
 * ``ruleset``: what ``nft -j list ruleset`` says; anything unknown is an error that names it.
 * ``evaluate``: the fate of one packet in a ruleset, with the rules that decided it.
 * ``proof``: all packets at once (z3): where policy and ruleset disagree, with witnesses.

@@ -120,7 +120,7 @@ def _neighbours(add) -> None:
     link = "RFC 4861"
     add("nd-stranger", "neighbour solicitation for an address nobody has",
         solicitation(lambda c: "2001:db8:ffff::77"), ACCEPT,
-        "it passes the filter and nobody answers", link, also=[DROP], sender=None)  # fmt: skip
+        "it passes the filter and nobody answers", link, sender=None)  # fmt: skip
     add("nd-own", "neighbour solicitation for the amphora's own address",
         solicitation(lambda c: c.own), ACCEPT, "without it no IPv6 packet arrives", link,
         needs=[Need.OWN], sender=None)  # fmt: skip

@@ -177,6 +177,26 @@ def test_known_shortcomings_of_octavia_are_found():
     assert [w.packet.dport for w in found.too_closed] == [1025] and not found.too_open
 
 
+def test_members_behind_a_port_without_conntrack_are_cut_off():
+    """A normal member port gets `tcp notrack`; the firewall then no longer knows its answers."""
+    raw = [
+        {"chain": {"family": "inet", "table": "amphora_table", "name": "raw", "type": "filter",
+                   "hook": "prerouting", "prio": -300, "policy": "accept"}},
+        {"rule": {"family": "inet", "table": "amphora_table", "chain": "raw",
+                  "expr": [{"match": {"op": "==", "left": {"meta": {"key": "iifname"}},
+                                      "right": "eth2"}},
+                           {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}},
+                                      "right": "tcp"}},
+                           {"notrack": None}]}},
+    ]  # fmt: skip
+    ruleset = parse({"nftables": objects("octavia-one-listener") + raw})
+    found = disagreements(Policy.of(LB, [WEB]), ruleset)
+    assert not found.too_open
+    assert {(w.packet.interface, w.packet.state) for w in found.too_closed} == {
+        ("eth2", "established")
+    }
+
+
 def test_the_wrong_peer():
     policy = Policy.of(LB, SEVERAL[:1], own="198.51.100.30", peers=["198.51.100.32"])
     found = disagreements(policy, listing("octavia-pair"))
