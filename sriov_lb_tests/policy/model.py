@@ -6,7 +6,8 @@ last one forbids everything. A clause says REQUIRED (has to pass), FORBIDDEN (ma
 TOLERATED (nobody was promised either). It holds for a firewall that stands alone between the
 network and the load balancer: on an SR-IOV port there are no security groups.
 
-The documentation's page about the policy is made from these clauses. Law is what the API promised its user, not what any release of Octavia happens to do.
+The documentation's page about the policy is made from these clauses. Law is what the API promised
+its user, not what any release of Octavia happens to do.
 """
 
 from __future__ import annotations
