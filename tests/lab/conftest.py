@@ -70,9 +70,16 @@ class Lab:
 
     @functools.cached_property
     def cloud(self) -> openstack.connection.Connection:
-        """The administrator's connection; use it in :meth:`inside` only."""
+        """The administrator's connection; its calls belong into :meth:`inside`."""
+        return self.inside(self._connect)
+
+    def _connect(self) -> openstack.connection.Connection:
         known = openstack.config.OpenStackConfig(config_files=[self.facts["clouds_yaml"]])
-        return openstack.connection.Connection(config=known.get_one("lab-admin"))
+        cloud = openstack.connection.Connection(config=known.get_one("lab-admin"))
+        # Naming a service for the first time asks it for its versions: now, in this thread.
+        for service in ("compute", "network", "identity", "image", "load_balancer"):
+            getattr(cloud, service)
+        return cloud
 
     def ssh(self, address: str, command: str) -> str | None:
         """What a command in a guest printed; None if the guest does not let us in or it failed."""
