@@ -80,19 +80,24 @@ def doubly_bound(taken: list[Bound]) -> list[tuple[Bound, Bound]]:
 
 @dataclass
 class Probe:
-    """An instance on one host that asks for VFs; the hand that takes them.
+    """Instances on one host that ask for VFs; the hands that take them.
+
+    Several, because Nova looks at every port of an instance whenever it plugs one more: with
+    all VFs on one instance the last one takes many times as long as the first.
 
     :param limit: never take more than this many; a count that reaches it is a lower bound.
+    :param taken: the ports that have a VF, oldest first, and the instance each is plugged into.
+    :param slots: their PCI slots, in the same order.
     """
 
     clouds: Clouds
     ledger: Ledger
-    server_id: str
+    server_ids: list[str]
     host: str
     net: Net
     limit: int = 64
     by: str = "admin"
-    taken: list[str] = field(default_factory=list)
+    taken: dict[str, str] = field(default_factory=dict)
     slots: list[str] = field(default_factory=list)
 
     @property
@@ -104,6 +109,8 @@ class Probe:
 
         :raises openstack.exceptions.HttpException: Nova refuses for another reason.
         """
+        plugged = list(self.taken.values())
+        server_id = min(self.server_ids, key=plugged.count)
         port = networks.create_port(
             self._connection,
             self.ledger,
@@ -115,13 +122,13 @@ class Probe:
             what="vf-probe",
         )
         try:
-            servers.attach(self._connection, self.server_id, port.id)
+            servers.attach(self._connection, server_id, port.id)
         except sdk.HttpException as error:
             sweep.undo_one(self.ledger, self.clouds, "port", port.id, interval=0.3)
             if REFUSAL.search(str(error)):
                 return False
             raise
-        self.taken.append(port.id)
+        self.taken[port.id] = server_id
         found = self._connection.network.get_port(port.id)
         self.slots.append((found.binding_profile or {}).get("pci_slot") or "")
         return True
@@ -134,8 +141,8 @@ class Probe:
 
     def give_back_one(self) -> str:
         """Give the VF taken last back; returns its slot."""
-        port_id, slot = self.taken.pop(), self.slots.pop()
-        servers.detach(self._connection, self.server_id, [port_id])
+        (port_id, server_id), slot = self.taken.popitem(), self.slots.pop()
+        servers.detach(self._connection, server_id, [port_id])
         sweep.undo_one(self.ledger, self.clouds, "port", port_id, interval=0.3)
         return slot
 
@@ -176,9 +183,9 @@ class Probe:
 
         :raises StuckPending, LeftBehind: they have not.
         """
-        if not self.taken:
-            return
-        servers.detach(self._connection, self.server_id, self.taken)
+        for server_id in dict.fromkeys(self.taken.values()):
+            mine = [port_id for port_id, at in self.taken.items() if at == server_id]
+            servers.detach(self._connection, server_id, mine)
         for port_id in self.taken:
             sweep.undo_one(self.ledger, self.clouds, "port", port_id, interval=0.3)
         self.taken.clear()
@@ -201,24 +208,29 @@ def place_probe(
     net: Net,
     image: Any,
     flavor: Any,
+    count: int = 3,
     limit: int = 64,
     timeout: float = 300,
 ) -> Probe:
-    """Boot the instance that takes VFs on ``host`` (administrators only).
+    """Boot the instances that take VFs on ``host`` (administrators only).
 
-    It has no key and no network of its own: it is a place to plug VFs into.
+    They have no key and no network of their own: they are places to plug VFs into.
     """
     admin = clouds.by("admin")
-    guest = servers.boot(
-        admin,
-        ledger,
-        image=image,
-        flavor=flavor,
-        ports={},
-        key=None,
-        by="admin",
-        host=host,
-        what=f"vf-probe-{host.split('.')[0]}",
-    )
-    servers.await_active(admin, guest, timeout=timeout)
-    return Probe(clouds, ledger, guest.id, host, net, limit)
+    guests = [
+        servers.boot(
+            admin,
+            ledger,
+            image=image,
+            flavor=flavor,
+            ports={},
+            key=None,
+            by="admin",
+            host=host,
+            what=f"vf-probe-{host.split('.')[0]}",
+        )
+        for _ in range(count)
+    ]
+    for guest in guests:
+        servers.await_active(admin, guest, timeout=timeout)
+    return Probe(clouds, ledger, [guest.id for guest in guests], host, net, limit)

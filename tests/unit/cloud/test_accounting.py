@@ -12,11 +12,13 @@ class Host:
     """Nova's PCI tracker of one host, as its attach call shows it."""
 
     def __init__(self, cloud, slots):
-        self.cloud, self.free, self.held = cloud, list(slots), {}
+        self.cloud, self.free, self.held, self.at = cloud, list(slots), {}, {}
         cloud.compute.create_server_interface = self.attach
         cloud.compute.delete_server_interface = self.detach
         cloud.compute.server_interfaces = lambda server: [
-            type("Interface", (), {"port_id": port})() for port in self.held
+            type("Interface", (), {"port_id": port})()
+            for port in self.held
+            if self.at[port] == server
         ]
         self.leak = False
 
@@ -24,9 +26,11 @@ class Host:
         if not self.free:
             raise sdk.BadRequestException("Failed to claim PCI device for x")
         slot = self.held[port_id] = self.free.pop(0)
+        self.at[port_id] = server
         self.cloud.network.get_port(port_id).binding_profile = {"pci_slot": slot}
 
     def detach(self, port_id, server, ignore_missing):
+        assert self.at[port_id] == server
         slot = self.held.pop(port_id)
         if not self.leak:
             self.free.insert(0, slot)
@@ -38,7 +42,7 @@ def setting(cloud, clouds, tmp_path, monkeypatch):
     net = Net(network, {4: cloud.network._create("subnet", {"name": "v4"})})
     host = Host(cloud, ["s1", "s2", "s3"])
     book = Ledger(tmp_path, "r1")
-    probe = accounting.Probe(clouds, book, "server-1", "h1", net)
+    probe = accounting.Probe(clouds, book, ["server-1", "server-2"], "h1", net)
     genuine = accounting.until
     monkeypatch.setattr(
         accounting, "until", lambda check, **kw: genuine(check, **{**kw, "timeout": 0.01})
@@ -51,6 +55,7 @@ def test_fill_takes_until_nova_refuses_and_release_gives_all_back(setting, cloud
     host, probe = setting
     assert probe.fill() == 3
     assert probe.slots == ["s1", "s2", "s3"]
+    assert sorted(host.at.values()) == ["server-1", "server-1", "server-2"]
     assert not probe.take()
     probe.release()
     assert sorted(host.free) == ["s1", "s2", "s3"]
