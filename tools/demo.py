@@ -79,11 +79,14 @@ class Demo:
         registry = self.folder / "workspaces.yaml"
         registry.unlink(missing_ok=True)
         self._quiet(["tempest", "init", "--workspace-path", str(registry), str(folder)])
-        # The lab wrote a section [sriov_lb] from etc/lab.tempest.conf; what belongs to this
-        # run goes to its end, which is inside that section.
-        text = lab_conf.read_text().rstrip("\n") + "\n"
-        text += f"run_id = {self.run_id}\nartifacts_dir = {self.artifacts}\n"
-        (folder / "etc" / "tempest.conf").write_text(text)
+        (folder / "etc" / "tempest.conf").write_text(
+            lab_conf.read_text().rstrip("\n")
+            # The lab's file ends in the section [sriov_lb], which etc/lab.tempest.conf brought.
+            + f"\nrun_id = {self.run_id}\nartifacts_dir = {self.artifacts}\n"
+            # A section may come twice; the later value holds.
+            + f"\n[DEFAULT]\nlog_dir = {folder}/logs\n"
+            + f"\n[oslo_concurrency]\nlock_path = {folder}/tempest_lock\n"
+        )
         return folder
 
     def tempest(self, workspace: Path) -> bool:

@@ -3,17 +3,20 @@
 
 import json
 import os
+import string
 import subprocess
 import sys
 import textwrap
 
 import pytest
+from oslo_config import cfg
 
 import machine
 import project
 import tester
 from demo import Demo
 from show import Failed, Steps, quietly
+from sriov_lb_tests import config, config_check
 
 # --- running commands -----------------------------------------------------------------------
 
@@ -268,7 +271,7 @@ def stage(tmp_path):
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
     facts = {"facts": {"tempest_conf": str(tmp_path / "lab.conf")}}
-    (tmp_path / "lab.conf").write_text("[auth]\na = b\n\n[sriov_lb]\nmode = admin\n")
+    (tmp_path / "lab.conf").write_text("[DEFAULT]\nlog_dir = x\n[sriov_lb]\nmode = adopt\n")
     (tmp_path / "facts.json").write_text(json.dumps(facts))
     script = textwrap.dedent(
         f"""\
@@ -307,16 +310,19 @@ def test_the_demo_runs_everything_in_order(stage, capsys):
         f" --config-file demo/workspace/etc/tempest.conf --artifacts {results}/performance",
         f"sriov-lb verdicts {results}",
     ]
-    conf = (stage / "demo" / "workspace" / "etc" / "tempest.conf").read_text()
-    own = f"run_id = {demo.run_id}\nartifacts_dir = {stage}/demo/artifacts\n"
-    assert conf == "[auth]\na = b\n\n[sriov_lb]\nmode = admin\n" + own
+    conf = cfg.ConfigOpts()
+    conf.register_opt(cfg.StrOpt("log_dir"))
+    conf.register_opts(config.SriovLbGroup, group=config.sriov_lb_group)
+    conf([], default_config_files=[f"{stage}/demo/workspace/etc/tempest.conf"])
+    assert conf.sriov_lb.mode == "adopt"
+    assert conf.sriov_lb.run_id == demo.run_id
+    assert conf.sriov_lb.artifacts_dir == f"{stage}/demo/artifacts"
+    assert conf.log_dir == f"{stage}/demo/workspace/logs"
     out = capsys.readouterr().out
     assert "every promise held" in out and "make demo-down" in out
 
 
 def test_the_run_id_of_the_demo_is_valid(stage):
-    from sriov_lb_tests import config_check
-
     found = config_check.problems({"run_id": Demo(stage, tester.Tester(stage), Steps()).run_id})
     assert "[sriov_lb] run_id" not in [problem.option for problem in found]
 
@@ -363,12 +369,6 @@ def test_ctrl_c_says_what_is_still_there(stage, monkeypatch, capsys):
 
 def test_the_lab_section_of_the_configuration_passes_the_check(root, tmp_path):
     """etc/lab.tempest.conf with every fact filled in has no problem."""
-    import string
-
-    from oslo_config import cfg
-
-    from sriov_lb_tests import config, config_check
-
     key = tmp_path / "key"
     key.touch()
     template = string.Template((root / "etc" / "lab.tempest.conf").read_text())
