@@ -8,10 +8,18 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 NEEDS_ROOT = {"functional", "lab"}
+# A test that is first to need the lab waits for it to be built and brought up.
+LAB_TIMEOUT = 1800
 
 
 def pytest_collection_modifyitems(config, items):
-    """Refuse to start, rather than skip in silence, where root is needed and missing."""
+    """Refuse to start, rather than skip in silence, where root is needed and missing.
+
+    :raises UsageError: naming the tests that cannot run.
+    """
+    for item in items:
+        if _room(item.path) == "lab" and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LAB_TIMEOUT))
     rooms = {_room(item.path) for item in items}
     if rooms & NEEDS_ROOT and os.geteuid() != 0 and not config.option.collectonly:
         raise pytest.UsageError(
