@@ -33,8 +33,8 @@ def write(paths: Paths, settings: Settings, extra: Path | None) -> None:
     if extra:
         text += "\n" + _substituted(extra, described)
     files.write_one(paths.tempest_conf, text)
-    for name in ("openstack",):
-        files.write_one(paths.tools / name, _shim(paths, name), mode=0o700)
+    (paths.lab / "tempest" / "locks").mkdir(parents=True, exist_ok=True)
+    files.write_one(paths.tools / "openstack", _shim(paths, "openstack"), mode=0o700)
 
 
 def facts(paths: Paths, settings: Settings) -> dict[str, object]:
