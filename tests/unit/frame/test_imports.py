@@ -42,12 +42,12 @@ VIOLATIONS = {
 }
 
 
-def lint(tree, *arguments):
+def lint(tree, cache, *arguments):
     """Run import-linter on the packages of ``tree``, not on those that are installed."""
     path = os.pathsep.join(str(tree / folder) for folder in PACKAGES.values())
     return subprocess.run(
         [sys.executable, "-c", "from importlinter.cli import lint_imports_command as main; main()"]
-        + ["--no-cache", *arguments],
+        + ["--cache-dir", str(cache), *arguments],
         cwd=tree,
         env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"},
         capture_output=True,
@@ -55,9 +55,16 @@ def lint(tree, *arguments):
     )
 
 
-@pytest.fixture
-def copy(tmp_path):
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Files that have not changed are read once, not once a test."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
     """The three packages and the contracts, in a folder where they may be spoilt."""
+    tmp_path = tmp_path_factory.mktemp("copy")
     for name, folder in PACKAGES.items():
         shutil.copytree(
             ROOT / folder / name,
@@ -68,8 +75,8 @@ def copy(tmp_path):
     return tmp_path
 
 
-def test_every_arrow_holds():
-    done = lint(ROOT)
+def test_every_arrow_holds(cache):
+    done = lint(ROOT, cache)
     assert done.returncode == 0, done.stdout
     assert f"{len(CONTRACTS)} kept, 0 broken" in done.stdout
 
@@ -79,11 +86,15 @@ def test_every_contract_has_a_violation_to_prove_it():
 
 
 @pytest.mark.parametrize("contract", VIOLATIONS)
-def test_a_contract_catches_its_violation(copy, contract):
+def test_a_contract_catches_its_violation(copy, cache, contract):
     where, statement = VIOLATIONS[contract]
     seeded = copy / PACKAGES[where.partition("/")[0]] / where
-    seeded.write_text(f"{seeded.read_text()}\n{statement}\n")
-    done = lint(copy, "--contract", contract)
+    clean = seeded.read_text()
+    seeded.write_text(f"{clean}\n{statement}\n")
+    try:
+        done = lint(copy, cache, "--contract", contract)
+    finally:
+        seeded.write_text(clean)
     assert done.returncode == 1
     assert "0 kept, 1 broken" in done.stdout, done.stdout
     assert where.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".") in done.stdout
