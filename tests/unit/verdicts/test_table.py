@@ -34,6 +34,12 @@ def test_a_test_that_was_repeated_counts_once_with_what_came_out_last():
     assert len(rows[0].results) == 1
 
 
+def test_a_skipped_test_takes_nothing_from_a_requirement_that_another_one_tried():
+    rows = table.rows([result("A", Verdict.PASS, "t1"), result("A", Verdict.SKIPPED, "t2")])
+    assert rows[0].verdict is Verdict.PASS
+    assert table.rows([result("A", Verdict.SKIPPED)])[0].verdict is Verdict.SKIPPED
+
+
 def test_the_summary_tells_one_pass_and_a_hundred_skips():
     results = [result("A", Verdict.PASS)] + [result(f"S{n}", Verdict.SKIPPED) for n in range(100)]
     assert table.summary(table.rows(results)) == "101 requirements: 100 SKIPPED, 1 PASS."
