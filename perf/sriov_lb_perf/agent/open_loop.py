@@ -8,6 +8,7 @@ import collections
 import os
 import select
 import socket
+import time
 
 from .errors import JobError
 from .http import CHUNK, Reader
@@ -17,6 +18,7 @@ from .schedule import arrivals
 from .stamps import SO_TIMESTAMPING, STAMP_FLAGS, read_stamp
 from .target import RETRY_NS, Target, connect_many, drain
 
+wall_clock = time.time_ns
 SPIN_NS = 150_000  # wake this long before a request is due, then poll
 RAW_LIMIT = 200_000  # above this a job reports histograms, not raw times
 
@@ -30,7 +32,9 @@ def run_open(job: dict, link) -> dict:
 
     ``due`` intended, ``ready`` from when on it could have been sent (``due``, or later when no
     connection was free: that wait is the target's), ``sent`` (``sent - ready`` is this
-    process's own lag), ``done``, and with stamps ``kernel`` (receive minus transmit stamp).
+    process's own lag), ``done``; and with stamps ``kernel`` (receive minus transmit stamp) and
+    ``arrival`` (receive stamp minus this process's clock just before the request was handed to
+    the kernel: for paths on which the kernel stamps nothing that leaves).
     """
     target = Target(job)
     stamps = bool(job.get("stamps"))
@@ -49,6 +53,8 @@ def run_open(job: dict, link) -> dict:
     sent = array.array("q", [-1]) * total
     done = array.array("q", [-1]) * total
     kernel = array.array("q", [-1]) * (total if stamps else 0)
+    arrival = array.array("q", [-1]) * (total if stamps else 0)
+    posted_at = {}  # fd -> wall clock when the request under way was sent
     source = collections.Counter()  # which stamps were had
     held = {}
     free = collections.deque()
@@ -166,6 +172,8 @@ def run_open(job: dict, link) -> dict:
                     position += 1
                     posted[fd] += len(request)
                     tx.pop(fd, None)
+                    if stamps:
+                        posted_at[fd] = wall_clock()
                     try:
                         held[fd].send(request)
                     except OSError:
@@ -234,6 +242,8 @@ def run_open(job: dict, link) -> dict:
                             read_transmit(fd)
                             software, hardware, _ = read_stamp(ancillary)
                             sent_at = tx.pop(fd, (0, 0))
+                            if software:
+                                arrival[index] = software - posted_at[fd]
                             if sent_at[1] and hardware:
                                 source["hardware"] += 1
                                 kernel[index] = hardware - sent_at[1]
@@ -263,11 +273,13 @@ def run_open(job: dict, link) -> dict:
         "stamps": dict(source),
         "timer_slack_ns": slack,
         "health": vitals,
-        **_open_times(due, ready, sent, done, kernel, first, raw=job.get("raw", True)),
+        **_open_times(
+            due, ready, sent, done, kernel, arrival, first, raw=job.get("raw", True)
+        ),
     }
 
 
-def _open_times(due, ready, sent, done, kernel, first, *, raw) -> dict:
+def _open_times(due, ready, sent, done, kernel, arrival, first, *, raw) -> dict:
     """The times of an open-loop job from request ``first`` on, raw or binned."""
     total = len(due)
     unsent = sum(1 for i in range(first, total) if sent[i] < 0)
@@ -280,6 +292,7 @@ def _open_times(due, ready, sent, done, kernel, first, *, raw) -> dict:
             "sent": pack(sent[first:]),
             "done": pack(done[first:]),
             "kernel": pack(kernel[first:]) if kernel else None,
+            "arrival": pack(arrival[first:]) if arrival else None,
         }
         return report
     response, service, lag, wire = Counts(), Counts(), Counts(), Counts()

@@ -12,7 +12,7 @@ from ..histogram import merge
 from ..model import CANDIDATE, REFERENCE, SIDES, Metric, Sample
 from ..profiles import Profile
 from ..statistics import verdict as words
-from ..statistics.estimates import MIN_BLOCKS
+from ..statistics.estimates import MIN_BLOCKS, Interval
 from ..statistics.verdict import Blocks, Claim, Finding, SelfComparison
 from ..targets import Pair
 from ..trials.blocks import blocks_of, complete_blocks, is_void
@@ -231,18 +231,25 @@ def _claims(profile: Profile, metrics: Sequence[MetricResult]):
     return found
 
 
-def change_in_words(ratio: float, better: str, noun: str) -> str:
-    """Such as "86 % more requests per second" for 1.86."""
-    if ratio >= 10:
-        return f"{ratio:.0f} times the {noun}"
-    percent = abs(ratio - 1) * 100
+def change_in_words(ratio: Interval, noun: str) -> str:
+    """Such as "86 % more requests per second (75 to 98 %)"."""
+    if ratio.estimate >= 3:
+        low, high = f"{ratio.low:.1f}", f"{ratio.high:.1f}"
+        return f"{ratio.estimate:.1f} times the {noun} ({low} to {high})"
+    more = ratio.estimate >= 1
+    ends = sorted((end - 1) * (100 if more else -100) for end in (ratio.low, ratio.high))
+    percent = abs(ratio.estimate - 1) * 100
     digits = 0 if percent >= 10 else 1
-    return f"{percent:.{digits}f} % {'more' if ratio >= 1 else 'less'} {noun}"
+    low, high = (f"{end:.{digits}f}" for end in ends)
+    return f"{percent:.{digits}f} % {'more' if more else 'less'} {noun} ({low} to {high} %)"
 
 
 def _noun(result: MetricResult) -> str:
     title = result.metric.title
-    return title[0].lower() + title[1:]
+    noun = title[0].lower() + title[1:]
+    # "Latency, median" is for tables.
+    name, _, which = noun.partition(", ")
+    return f"{which} {name}" if which in ("median",) else noun
 
 
 def _sentence(metrics, gates, pair: Pair, profile: Profile, complete: bool) -> tuple[str, str]:
@@ -254,12 +261,12 @@ def _sentence(metrics, gates, pair: Pair, profile: Profile, complete: bool) -> t
         for word in (words.FASTER, words.SLOWER, words.EQUIVALENT, words.UNCLEAR)
     }
     faster, slower = groups[words.FASTER], groups[words.SLOWER]
+    # One figure a stage: the others are in the table.
     parts = []
     for group in (faster, slower):
+        principal = {m.stage: m for m in reversed(group)}
         parts += [
-            change_in_words(m.finding.ratio.estimate, m.metric.better, _noun(m))
-            + f" ({_percent(m.finding.ratio.low)} to {_percent(m.finding.ratio.high)})"
-            for m in group
+            change_in_words(m.finding.ratio, _noun(m)) for m in group if principal[m.stage] is m
         ]
     equal = f"equivalent within {profile.margin:.0%}"
     if faster and not slower:
@@ -287,10 +294,6 @@ def _sentence(metrics, gates, pair: Pair, profile: Profile, complete: bool) -> t
     if not complete:
         text = "Incomplete run, and so only a hint. " + text
     return word, text
-
-
-def _percent(ratio: float) -> str:
-    return f"{(ratio - 1) * 100:+.0f} %"
 
 
 def _called(role: str) -> str:

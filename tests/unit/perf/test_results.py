@@ -15,8 +15,9 @@ import pytest
 
 from sriov_lb_perf import errors
 from sriov_lb_perf.histogram import Histogram
-from sriov_lb_perf.results import store
+from sriov_lb_perf.results import analysis, store
 from sriov_lb_perf.statistics import verdict
+from sriov_lb_perf.statistics.estimates import Interval
 
 
 def test_a_difference_ends_up_in_the_sentence_the_gates_and_the_document(made_run):
@@ -25,7 +26,9 @@ def test_a_difference_ends_up_in_the_sentence_the_gates_and_the_document(made_ru
     assert outcome.analysis.word == verdict.FASTER
     sentence = outcome.analysis.sentence
     assert sentence.startswith("The SR-IOV VIP is faster: ")
-    assert "more requests per second" in sentence and "less latency, median" in sentence
+    assert "% more requests per second (" in sentence
+    # One figure a stage; the others are in the table.
+    assert "latency" not in sentence
     found = store.load(outcome.folder)
     assert found["status"] == "complete" and found["verdict"]["sound"] is True
     assert found["environment"]["substrate"] == "macvlan"
@@ -47,6 +50,19 @@ def test_equal_vips_are_equivalent(made_run):
     outcome = made_run(ratio=1.0, spread=0.004, blocks=8)
     assert outcome.analysis.word == verdict.EQUIVALENT
     assert "equivalent within 5%" in outcome.analysis.sentence
+
+
+@pytest.mark.parametrize(
+    ("ratio", "noun", "text"),
+    [
+        ((1.86, 1.75, 1.98), "requests per second", "86 % more requests per second (75 to 98 %)"),
+        ((0.22, 0.15, 0.33), "median latency", "78 % less median latency (67 to 85 %)"),
+        ((1.04, 0.99, 1.08), "goodput", "4.0 % more goodput (-1.0 to 8.0 %)"),
+        ((7.5, 6.0, 9.2), "goodput", "7.5 times the goodput (6.0 to 9.2)"),
+    ],
+)
+def test_effects_are_told_in_words(ratio, noun, text):
+    assert analysis.change_in_words(Interval(*ratio), noun) == text
 
 
 def test_claims_of_the_profile_are_judged(made_run):
