@@ -333,7 +333,7 @@ def _cgroups() -> list[str]:
 _RESTLESS = (
     "random/", "dentry-state", "inode-nr", "inode-state", "file-nr", "ns_last_pid", "pty/nr",
     "sched_domain", "nf_conntrack_count", "firmware_config", "dirty_", "aio-nr", "kernel/tainted",
-    "perf_event_max_sample_rate", "perf_cpu_time", "nlm_", "binfmt_misc", "overflow",
+    "quota/", "perf_event_max_sample_rate", "perf_cpu_time", "nlm_", "binfmt_misc", "overflow",
 )  # fmt: skip
 
 

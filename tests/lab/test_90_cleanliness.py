@@ -34,7 +34,7 @@ def test_the_stock_notices_what_a_lab_could_leave(host_state):
     """The control of the tests below: a link, a cgroup and a file that stay are seen."""
     old = host_state()
     cgroup = _some_cgroup() + "/stock-control"
-    os.system("ip link add stock-control type dummy")
+    os.system("ip link add stock-control type veth peer name stock-peer")
     os.mkdir(cgroup)
     open("/run/stock-control", "w").close()
     try:

@@ -29,7 +29,7 @@ class Archive:
     """Where packages come from.
 
     :ivar kind: ``host``, ``default`` or ``option``: whose choice it was.
-    :ivar lines: entries for ``sources.list``.
+    :ivar lines: entries for ``sources.list``; none for mmdebstrap's own default.
     :ivar apt_options: transport settings of the host.
     """
 
@@ -56,7 +56,7 @@ def host_archive(mirror: str | None, release: dict[str, str],
         lines = sources.host_lines(read_host_entries(etc_apt))
         if lines:
             return Archive("host", lines, options)
-    return Archive("default", sources.default_lines(), options)
+    return Archive("default", (), options)
 
 
 def read_host_entries(etc_apt: pathlib.Path) -> list[sources.Entry]:
@@ -103,7 +103,8 @@ def argv(root: pathlib.Path, packages: Sequence[str], archive: Archive,
     settle = " && ".join((
         'rm -f "$1"/usr/sbin/policy-rc.d',
         'rm -f "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/etc/apt/sources.list.d/*',
-        f'printf "%s\\n" {shlex.join(sources.DEFAULT_LINES)} > "$1"/etc/apt/sources.list',
+        # A finished tree never installs anything again.
+        ': > "$1"/etc/apt/sources.list',
         # Regular files, so that a build can mount the host's over them.
         'rm -f "$1"/etc/resolv.conf && echo "nameserver 127.0.0.1" > "$1"/etc/resolv.conf',
         'printf "127.0.0.1 localhost\\n::1 localhost ip6-localhost ip6-loopback\\n" '
@@ -116,6 +117,7 @@ def argv(root: pathlib.Path, packages: Sequence[str], archive: Archive,
     command = [
         "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
         "--skip=essential/unlink",
+        f"--keyring={sources.KEYRING}",
         f"--include={','.join(packages)}",
         '--aptopt=Apt::Install-Recommends "false"',
         '--aptopt=Acquire::Languages "none"',

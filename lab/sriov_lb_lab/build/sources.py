@@ -3,7 +3,7 @@
 
 A Debian 12 host names a mirror that is known to work from where it stands, so its own entries are
 used, but only Debian's: a host often has third-party archives beside them, and the trees must not
-depend on what else somebody installed there.  Every other host gets Debian's own servers.
+depend on what else somebody installed there.  Every other host gets mmdebstrap's own default.
 """
 
 from __future__ import annotations
@@ -17,12 +17,6 @@ from urllib.parse import urlsplit
 from sriov_lb_lab.errors import BuildError
 
 SUITE = "bookworm"
-#: What ``sources.list`` of a finished tree says, whatever it was built from.
-DEFAULT_LINES = (
-    "deb http://deb.debian.org/debian bookworm main",
-    "deb http://deb.debian.org/debian bookworm-updates main",
-    "deb http://deb.debian.org/debian-security bookworm-security main",
-)
 _SUITES = (SUITE, f"{SUITE}-updates", f"{SUITE}-security")
 #: Whoever the host trusts, these trees come from Debian: the public keys of Debian 12's archive
 #: (B8B80B5B623EAB6AD8775C45B7C5D7D6350947F8), security archive
@@ -144,12 +138,6 @@ def signed(uri: str, suite: str) -> str:
     return f"deb [signed-by={KEYRING}] {uri} {suite} main"
 
 
-def default_lines() -> tuple[str, ...]:
-    """Debian's own servers, for a host that has no Debian 12 mirror."""
-    entries = parse_one_line("\n".join(DEFAULT_LINES))
-    return tuple(signed(entry.uri, entry.suite) for entry in entries)
-
-
 def mirror_lines(mirror: str) -> tuple[str, ...]:
     """Understand the ``--mirror`` option: a URL, or complete entries separated by ``;``.
 
@@ -167,7 +155,7 @@ def mirror_lines(mirror: str) -> tuple[str, ...]:
     raise BuildError(
         f"--mirror: expected the URL of a Debian mirror, or entries such as "
         f"'deb URL {SUITE} main' separated by ';', found {mirror!r}",
-        "give for example --mirror http://deb.debian.org/debian",
+        "give the URL of the folder that has dists/ and pool/ in it",
     )
 
 
