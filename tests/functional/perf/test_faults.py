@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes wrong in mid-run is told in words, and what was measured so far is kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import sriov_lb_perf
+import sriov_lb_tests
+from sriov_lb_perf import compare, errors
+from sriov_lb_perf.clients import Client, Generator
+from sriov_lb_perf.results import store
+from sriov_lb_perf.swarm.control import Swarm
+
+REQUESTS = {
+    "name": "requests",
+    "title": "Request rate",
+    "engine": "http-rate",
+    "seconds": 0.3,
+    "warmup": 0.1,
+    "blocks": 5,
+    "parameters": {"connections": 16},
+}
+
+
+def after_block(number, action):
+    """A progress listener that acts when that many blocks are done."""
+    done = []
+
+    def listen(event, run, sample):
+        if event == "block":
+            done.append(event)
+            if len(done) == number:
+                action()
+
+    return listen
+
+
+def test_a_vip_that_goes_away_ends_the_run_and_keeps_the_blocks_before(
+    bed, pair_of, profile_of, tmp_path
+):
+    pair = pair_of(bed.vip("stays", 90), bed.vip("goes", 91))
+    outcome = compare.compare(
+        pair, profile_of(REQUESTS), tmp_path, seed=1,
+        progress=after_block(2, lambda: bed.kill("goes")),
+    )  # fmt: skip
+    assert isinstance(outcome.failure, errors.TargetFailed), outcome.failure
+    assert "refused" in str(outcome.failure) or "connections to" in str(outcome.failure)
+    found = store.load(outcome.folder)
+    assert found["status"] == "incomplete"
+    assert 8 <= len(found["trials"]) <= 11
+
+
+def test_a_target_that_answers_503_is_refused_before_anything_is_measured(
+    bed, pair_of, profile_of, tmp_path
+):
+    good = bed.vip("good", 92)
+    bad = bed.vip("bad", 93, extra="  http-request return status 503\n")
+    with pytest.raises(errors.TargetFailed, match="sriov VIP .* answers status 503"):
+        compare.compare(pair_of(good, bad), profile_of(REQUESTS), tmp_path)
+
+
+def test_responses_that_fail_under_way_support_no_claim(bed, pair_of, profile_of, tmp_path):
+    """Every tenth request of one VIP is answered 503: faster, perhaps, but not valid."""
+    good = bed.vip("good2", 94)
+    bad = bed.vip("bad2", 95, extra="  http-request return status 503 if { rand(10) eq 0 }\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare.fingerprint, "preflight", lambda pair, crew: {})
+        outcome = compare.compare(pair_of(good, bad), profile_of(REQUESTS), tmp_path)
+    assert outcome.complete
+    finding = outcome.analysis.metric("requests.rate").finding
+    assert finding.verdict == "could not tell", finding
+    assert any("status 503" in gate.text for gate in outcome.analysis.gates)
+
+
+def test_a_killed_worker_is_named(bed, client, tmp_path):
+    url = bed.vip("workers", 96)
+    with client.open() as host:
+        generators = {name: Generator.start(client, host) for name in ("one", "two")}
+        with Swarm(generators, tmp_path / "logs") as swarm:
+            job = {"job": "closed", "url": url, "connections": 4, "warmup": 0, "seconds": 0.2}
+            report = swarm.run({name: job for name in swarm.workers}, 0.2)
+            assert set(report.reports) == {"one", "two"}
+            number = swarm.begin({name: {**job, "seconds": 30} for name in swarm.workers})
+            os.kill(swarm._workers["two"].pid, signal.SIGKILL)
+            with pytest.raises(errors.WorkerFailed, match="two ended with status -9"):
+                swarm.finish(number, 30)
+
+
+def test_an_engine_that_dies_in_its_client_is_named(bed, client, tmp_path):
+    url = bed.vip("engines", 97)
+    with client.open() as host:
+        generator = Generator.start(client, host)
+        with Swarm({"one": generator}, tmp_path / "logs") as swarm:
+            job = {"job": "closed", "url": url, "connections": 4, "warmup": 0, "seconds": 30}
+            number = swarm.begin({"one": job})
+            swarm.await_progress()
+            os.kill(generator.hello["pid"], signal.SIGKILL)
+            with pytest.raises(errors.EngineFailed, match="worker one was lost"):
+                swarm.finish(number, 30)
+
+
+def test_a_client_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(errors.ClientFailed, match="nowhere"):
+        with Client("nowhere", "namespace", "perf-no-such-namespace").open() as host:
+            Generator.start(Client("nowhere", "namespace", "perf-no-such-namespace"), host)
+
+
+def test_a_tester_killed_at_once_leaves_a_marked_result_and_no_process(bed, client, tmp_path):
+    """kill -9 in the middle of a trial; the engines in the client end by themselves."""
+    url = bed.vip("killed", 98)
+    roots = [os.path.dirname(os.path.dirname(m.__file__)) for m in (sriov_lb_perf, sriov_lb_tests)]
+    argv = [
+        sys.executable, "-m", "sriov_lb_perf.cli", "compare", "--profile", "smoke",
+        "--sriov-vip", url, "--normal-vip", url, "--client", f"namespace:{bed.client}",
+        "--artifacts", str(tmp_path),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        argv,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    try:
+        deadline = time.monotonic() + 60
+        raw = []
+        while not raw:
+            assert process.poll() is None and time.monotonic() < deadline
+            raw = list(tmp_path.glob("*/raw/*.hlog"))
+            time.sleep(0.05)
+        assert _engines(bed.client)  # the control: they can be seen
+    finally:
+        process.kill()
+        process.wait(10)
+    (folder,) = [path.parent for path in tmp_path.glob("*/result.json")]
+    assert store.load(folder)["status"] == "incomplete"
+    deadline = time.monotonic() + 15
+    while (left := _engines(bed.client)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left, left
+
+
+def _engines(namespace: str) -> list[str]:
+    """Processes in the client's namespace: the engines."""
+    listed = subprocess.run(
+        ["ip", "netns", "pids", namespace], capture_output=True, text=True, check=True
+    )
+    return listed.stdout.split()
