@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+
+import pytest
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.cloud import placement, site, twin
+from sriov_lb_tests.cloud.connect import Clouds
+from sriov_lb_tests.cloud.ledger import Ledger
+
+
+def settings(folder, **kw):
+    return site.Settings(
+        access_network="access",
+        guest_image="guest",
+        guest_flavor="small",
+        key_folder=folder,
+        vip=site.NetSettings("public", "flat", 0, "203.0.113.0/24", "2001:db8:113::/64"),
+        member=site.NetSettings("members", "vlan", 114, "198.51.100.0/24", ""),
+        aggregate_properties={"sriov-nic": "true"},
+        flavor_properties={"hw_rng:allowed": "True"},
+        lb_build_timeout=1,
+        lb_change_timeout=1,
+        interval=0.001,
+        **kw,
+    )
+
+
+@pytest.fixture
+def book(tmp_path):
+    ledger = Ledger(tmp_path / "journal", "r1")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def furnished(cloud, thing):
+    """A cloud with what an administrator site stands on."""
+    cloud.network._create("network", {"name": "access"})
+    access = cloud.network.networks()[0]
+    cloud.network._create("subnet", {"network_id": access.id, "ip_version": 4})
+    for host, alive, mappings in (
+        ("h1", True, {"public": ["pf"]}),
+        ("h2", False, {"public": ["pf"]}),
+        ("h3", True, {"other": ["pf"]}),
+    ):
+        cloud.network._create(
+            "agent",
+            {
+                "agent_type": "NIC Switch agent",
+                "host": host,
+                "is_alive": alive,
+                "configuration": {"device_mappings": mappings},
+            },
+        )
+    cloud.identity._create("project", {"name": "service"})
+    cloud.image._create("image", {"name": "guest"})
+    cloud.compute._create("flavor", {"name": "small"})
+    return cloud
+
+
+@pytest.fixture
+def made(furnished, clouds, book, tmp_path):
+    return site.AdminSite(settings(tmp_path), clouds, book)
+
+
+def test_the_three_steps_of_the_document(made, furnished):
+    flavor_id = made.sriov_flavor_id
+    (aggregate,) = furnished.compute.aggregates()
+    assert (aggregate.hosts, aggregate.metadata) == (["h1"], {"sriov-nic": "true"})
+    compute = made.compute_flavor
+    assert compute.is_public is False
+    assert compute.access == made.octavia_project_id
+    assert compute.extra_specs == {"hw_rng:allowed": "True", "sriov-nic": "true"}
+    flavor = furnished.load_balancer.get_flavor(flavor_id)
+    profile = furnished.load_balancer.get_flavor_profile(flavor.flavor_profile_id)
+    assert json.loads(profile.flavor_data) == {
+        "compute_flavor": compute.id,
+        "loadbalancer_topology": "SINGLE",
+        "sriov_vip": True,
+    }
+
+
+def test_the_twins_flavors_differ_in_one_thing(made, furnished):
+    data = []
+    for flavor_id in (made.sriov_flavor_id, made.normal_flavor_id):
+        profile_id = furnished.load_balancer.get_flavor(flavor_id).flavor_profile_id
+        profile = furnished.load_balancer.get_flavor_profile(profile_id)
+        data.append(json.loads(profile.flavor_data))
+    assert data[0].pop("sriov_vip") is True
+    assert data[1].pop("sriov_vip") is False
+    assert data[0] == data[1]
+
+
+def test_provider_networks_belong_to_the_member(made, furnished):
+    net, members = made.vip_net, made.member_net
+    assert net.network.project_id == "project-1"
+    assert (net.network.provider_physical_network, net.network.provider_network_type) == (
+        "public",
+        "flat",
+    )
+    assert members.network.provider_segmentation_id == 114
+    assert sorted(net.subnets) == [4, 6] and sorted(members.subnets) == [4]
+    assert net.subnet(6).cidr == "2001:db8:113::/64"
+    with pytest.raises(errors.ResourceMissing, match="no IPv6 subnet"):
+        members.subnet(6)
+
+
+def test_the_client_is_on_a_vf_with_two_addresses_of_each_version(made):
+    guest = made.ask_client()
+    port = guest.ports[site.VIP]
+    assert port.binding_vnic_type == "direct"
+    assert port.is_port_security_enabled is False
+    per_subnet = [fixed["subnet_id"] for fixed in port.fixed_ips]
+    assert sorted(map(per_subnet.count, set(per_subnet))) == [2, 2]
+    assert guest.server.networks == [{"port": p.id} for p in guest.ports.values()]
+
+
+def test_a_piece_that_failed_is_not_tried_again(made, furnished, monkeypatch):
+    tried = []
+
+    def fail(*args, **kw):
+        tried.append(1)
+        raise errors.QuotaExceeded("no more networks")
+
+    monkeypatch.setattr(site.networks, "create_provider_network", fail)
+    for _ in range(3):
+        with pytest.raises(errors.QuotaExceeded):
+            _ = made.vip_net
+    assert tried == [1]
+
+
+def test_no_host_with_a_living_agent_names_what_there_is(furnished, clouds):
+    with pytest.raises(errors.ResourceMissing, match=r"h3 \(alive: \['other'\]\)"):
+        placement.sriov_hosts(clouds.admin, "third")
+
+
+def test_hosts_that_nova_does_not_know_are_named(furnished, clouds):
+    furnished.compute._create("service", {"binary": "nova-compute", "host": "h1", "state": "up"})
+    furnished.compute._create("service", {"binary": "nova-compute", "host": "h2", "state": "down"})
+    with pytest.raises(errors.ResourceMissing, match="h2, h9.*knows: h1"):
+        placement.require_hosts(clouds.admin, ["h1", "h2", "h9"])
+
+
+def adopted(cloud, book, folder, **kw):
+    member = Clouds(member=cloud.connection(roles=("member",)))
+    return site.AdoptedSite(settings(folder, adopt=site.AdoptSettings(**kw)), member, book)
+
+
+def test_adopt_mode_makes_no_network_and_no_flavor(furnished, book, tmp_path):
+    network = furnished.network._create("network", {"name": "vip"})
+    subnet = furnished.network._create("subnet", {"network_id": network.id, "ip_version": 4})
+    flavor = furnished.load_balancer._create("flavor", {"name": "sriov", "is_enabled": True})
+    place = adopted(
+        furnished,
+        book,
+        tmp_path,
+        sriov_flavor_id=flavor.id,
+        vip_network_id=network.id,
+        vip_subnet_ids=(subnet.id,),
+    )
+    place.ask_client()
+    assert place.member_net is place.vip_net
+    assert place.normal_flavor_id is None
+    lb = place.ask_load_balancer("sriov")
+    assert (lb.flavor_id, lb.vip_subnet_id) == (flavor.id, subnet.id)
+    kinds = {entry.kind for entry in book.entries}
+    assert kinds == {"port", "security_group", "keypair", "server", "load_balancer"}
+    assert {entry.by for entry in book.entries} == {"member"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "option"),
+    [
+        ({"vip_network_id": "gone"}, "adopt_vip_network_id"),
+        ({"vip_subnet_ids": ("gone",)}, "adopt_vip_subnet_ids"),
+        ({"sriov_flavor_id": "gone"}, "adopt_sriov_flavor_id"),
+        ({"client_ids": ("gone",)}, "adopt_client_ids"),
+    ],
+)
+def test_a_wrong_id_is_named_with_its_option(furnished, book, tmp_path, wrong, option):
+    network = furnished.network._create("network", {"name": "vip"})
+    subnet = furnished.network._create("subnet", {"network_id": network.id, "ip_version": 4})
+    flavor = furnished.load_balancer._create("flavor", {"name": "sriov", "is_enabled": True})
+    given = {
+        "sriov_flavor_id": flavor.id,
+        "vip_network_id": network.id,
+        "vip_subnet_ids": (subnet.id,),
+        **wrong,
+    }
+    place = adopted(furnished, book, tmp_path, **given)
+    with pytest.raises(errors.ResourceMissing, match=rf"gone.*{option}"):
+        place.ask_load_balancer("sriov")
+        place.ask_client()
+
+
+def test_twins_are_asked_for_side_by_side(made, furnished):
+    twins = twin.Twins.ask(made, versions=(4, 6))
+    assert twins.sriov.vip_subnet_id == twins.normal.vip_subnet_id
+    assert twins.sriov.flavor_id != twins.normal.flavor_id
+    assert twins.sriov.additional_vips == [{"subnet_id": made.vip_net.subnet(6).id}]
