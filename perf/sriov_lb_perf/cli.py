@@ -398,6 +398,173 @@ def report(run: str) -> None:
     click.echo(page.write(folder, store.load(path)))
 
 
+def history_option(function: Callable) -> Callable:
+    return click.option(
+        "--history",
+        "history_file",
+        type=click.Path(dir_okay=False),
+        help="SQLite file. Default: ~/.local/state/sriov-lb-perf/history.sqlite",
+    )(function)
+
+
+def _history_path(given: str | None) -> Path:
+    from . import compare as comparing
+
+    return Path(given) if given else comparing.default_output().parent / "history.sqlite"
+
+
+@main.command()
+@target_options
+@run_options
+@history_option
+@click.option(
+    "--series", help="What this run is compared with over time. Default: PROFILE@SUBSTRATE"
+)
+@click.option(
+    "--site", type=click.Path(file_okay=False), help="Publish the static site into this folder."
+)
+@click.option(
+    "--least-change",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.02,
+    show_default=True,
+    help="Smaller relative changes are not reported.",
+)
+@click.option(
+    "--confirm",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Runs that must stand after a change before it is reported.",
+)
+@explained
+def nightly(**options) -> None:
+    """Compare, store, look for changes, publish.
+
+    Exit status: 0 nothing got worse, 1 a regression (which metric, since which run, by how
+    much), 2 could not tell.
+    """
+    from . import nightly as nights
+
+    # Held from before the first trial: a second nightly ends here, not after its minutes.
+    with nights.held(_history_path(options["history_file"])) as history:
+        outcome = _compare(options)
+        click.echo(_summary(outcome))
+        if not outcome.complete:
+            click.echo(f"sriov-lb-perf: the run is incomplete: {outcome.failure}", err=True)
+        night = nights.conclude(
+            history,
+            outcome.document,
+            outcome.folder,
+            series=options["series"],
+            least_change=options["least_change"],
+            confirm=options["confirm"],
+        )
+        click.echo(night.sentence)
+        for hint in night.hints:
+            click.echo(f"note: {hint}")
+        if options["site"]:
+            index = nights.publish(history, outcome.document, night, Path(options["site"]))
+            click.echo(f"site: {index}")
+    sys.exit(night.status)
+
+
+@main.group()
+def history() -> None:
+    """Look at the history of runs, or mend it."""
+
+
+@history.command("list")
+@history_option
+@click.option("--series", help="Only this series.")
+@explained
+def history_list(history_file: str | None, series: str | None) -> None:
+    """List the runs, oldest first."""
+    from .history.store import History
+
+    with History(_history_path(history_file)) as opened:
+        for run in opened.runs(series):
+            state = run["status"] if run["status"] != "complete" else (
+                "sound" if run["sound"] else "not sound"
+            )  # fmt: skip
+            click.echo(f"{run['id']}  {run['series']}  {state:10}  {run['word']}")
+
+
+@history.command("changes")
+@history_option
+@explained
+def history_changes(history_file: str | None) -> None:
+    """List what moved, and since when."""
+    from .history.store import History
+
+    with History(_history_path(history_file)) as opened:
+        for series in opened.series():
+            for change in opened.changes(series):
+                percent = (change["after"] / change["before"] - 1) * 100
+                click.echo(
+                    f"{series}  {change['metric']}  {change['what']}  {percent:+.1f} %  "
+                    f"since {change['run']}"
+                )
+
+
+@history.command("add")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True))
+@history_option
+@click.option("--series", help="Default: PROFILE@SUBSTRATE of each run.")
+@explained
+def history_add(runs: tuple[str, ...], history_file: str | None, series: str | None) -> None:
+    """Store RUNS (folders or result.json) that are not in the history, in that order."""
+    from . import nightly as nights
+    from .history.store import default_series
+    from .results import store
+
+    documents = [(store.load(run), Path(run)) for run in runs]
+    with nights.held(_history_path(history_file)) as opened:
+        for document, path in documents:
+            folder = path if path.is_dir() else path.parent
+            opened.add(document, folder.resolve(), series or default_series(document))
+            click.echo(f"stored {document['id']}")
+
+
+@history.command("publish")
+@click.argument("folder", type=click.Path(file_okay=False))
+@history_option
+@explained
+def history_publish(folder: str, history_file: str | None) -> None:
+    """Write the static site of the history into FOLDER."""
+    from .history.store import History
+    from .report import site
+
+    with History(_history_path(history_file)) as opened:
+        click.echo(site.publish(opened, Path(folder)))
+
+
+@main.command("export")
+@click.argument("run", type=click.Path(exists=True))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "openmetrics", "junit"]),
+    default="csv",
+    show_default=True,
+)
+@explained
+def export_run(run: str, form: str) -> None:
+    """Print a RUN (folder or result.json) in another format."""
+    from .history.store import default_series
+    from .results import export, store
+
+    document = store.load(run)
+    click.echo(
+        {
+            "csv": lambda: export.csv_text(document),
+            "openmetrics": lambda: export.open_metrics(document, default_series(document)),
+            "junit": lambda: export.junit(document),
+        }[form](),
+        nl=False,
+    )
+
+
 @main.command("profiles")
 @explained
 def list_profiles() -> None:

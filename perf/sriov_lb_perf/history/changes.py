@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Change points: since when a figure is another one.
+
+The partition is made by jumpavg (FD.io CSIT): the grouping of the series that can be described
+in the fewest bits. It needs no threshold, and a single odd night does not make it report: a
+change counts when enough runs stand after it and it is large enough to matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .. import errors
+from .store import WATCHED, History, Point
+
+#: Runs that must stand on either side of a change.
+CONFIRM = 3
+#: Sound runs below which nothing is said.
+LEAST = 6
+#: Of so many runs at most; the partition takes cubic time.
+WINDOW = 180
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure moved.
+
+    :param metric: such as ``latency.p50``.
+    :param what: ``ratio`` (SR-IOV over normal), ``sriov`` or ``normal``.
+    :param since: number of the first run after the change; ``run`` is its id.
+    :param before: mean of the group before, ``after``: of the group after.
+    """
+
+    metric: str
+    title: str
+    unit: str
+    better: str
+    what: str
+    since: int
+    run: str
+    before: float
+    after: float
+
+    @property
+    def factor(self) -> float:
+        return self.after / self.before
+
+    @property
+    def regression(self) -> bool:
+        """For the ratio and the SR-IOV VIP: did it get worse. The normal VIP alone: likewise."""
+        return (self.factor < 1) == (self.better == "higher")
+
+    def __str__(self) -> str:
+        percent = (self.factor - 1) * 100
+        subject = {"ratio": "ratio SR-IOV / normal", "sriov": "SR-IOV VIP", "normal": "normal VIP"}
+        kind = "regression" if self.regression else "improvement"
+        return (
+            f"{kind}: {self.title} ({subject[self.what]}) {percent:+.1f} % since run {self.run}"
+        )
+
+
+def partition(values: Sequence[float]) -> list[int]:
+    """Indices at which a new group begins (0 is left out).
+
+    :raises MissingPackage: jumpavg is not installed.
+    """
+    try:
+        import jumpavg
+    except ImportError as error:
+        raise errors.MissingPackage(f"Change points need jumpavg: {error}.") from error
+    if len(values) < 2:
+        return []
+    starts, at = [], 0
+    for group in jumpavg.classify(list(values)):
+        starts.append(at)
+        at += len(group.run_list)
+    return starts[1:]
+
+
+def find(
+    points: Sequence[Point], what: str, *, least_change: float, confirm: int = CONFIRM
+) -> list[tuple[Point, float, float]]:
+    """(first point after, mean before, mean after) of each change in a series.
+
+    Only sound runs with a finite figure take part.
+
+    :param least_change: relative size below which a change is not reported, such as 0.02.
+    """
+    good = [
+        point
+        for point in points[-WINDOW:]
+        if point.sound and math.isfinite(getattr(point, what)) and getattr(point, what) > 0
+    ]
+    values = [getattr(point, what) for point in good]
+    if len(values) < LEAST:
+        return []
+    # A group of a night or two is an odd night, not a level: it is left to the group before.
+    edges = [0]
+    for start in [*partition(values), len(values)]:
+        if start - edges[-1] >= confirm:
+            edges.append(start)
+        elif start == len(values):
+            edges[-1] = start
+    found = []
+    for i in range(1, len(edges) - 1):
+        before = _mean(values[edges[i - 1] : edges[i]])
+        after = _mean(values[edges[i] : edges[i + 1]])
+        if abs(math.log(after / before)) >= math.log1p(least_change):
+            found.append((good[edges[i]], before, after))
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def of_series(
+    history: History, series: str, *, least_change: float, confirm: int = CONFIRM
+) -> list[Change]:
+    """All change points of all metrics of a series."""
+    found = []
+    for metric in history.metrics(series):
+        points = history.points(series, metric["metric"])
+        for what in WATCHED:
+            found += [
+                Change(
+                    metric["metric"], metric["title"],
+                    metric["unit"] if what != "ratio" else "1", metric["better"], what,
+                    point.n, point.run, before, after,
+                )
+                for point, before, after in find(
+                    points, what, least_change=least_change, confirm=confirm
+                )
+            ]  # fmt: skip
+    return found
+
+
+def sound_runs(history: History, series: str) -> int:
+    """How many runs of a series may be used for trends."""
+    return sum(bool(run["sound"]) for run in history.runs(series))
+
+
+def odd_night(points: Sequence[Point], what: str) -> float | None:
+    """How many median absolute deviations the newest figure lies from the 30 before, when that
+    is more than four; else None. A hint for people, never a verdict."""
+    good = [getattr(p, what) for p in points if p.sound and math.isfinite(getattr(p, what))]
+    if len(good) < LEAST + 1:
+        return None
+    before, newest = sorted(good[-31:-1]), good[-1]
+    middle = before[len(before) // 2]
+    spread = sorted(abs(value - middle) for value in before)[len(before) // 2] * 1.4826
+    if not spread:
+        return None
+    away = (newest - middle) / spread
+    return away if abs(away) > 4 else None

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The static site of a history: index, trends with change points, a page per run, comparisons.
+
+::
+
+    SITE/index.html         newest run, what moved, all runs
+    SITE/trends-SERIES.html each metric over time
+    SITE/compare.html       any two runs side by side
+    SITE/runs/ID.html       the page of a run
+    SITE/latest.json|csv|xml, metrics.txt   the newest result in other formats
+    SITE/plotly.min.js
+
+Everything is written beside and renamed, so a reader never gets half a page.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import errors
+from ..history.store import History, Point
+from ..results import export, store
+from ..results.store import number, write_atomically
+from . import figures, page, units
+
+LOG = logging.getLogger(__name__)
+
+#: Runs shown on the index and the trends, and kept as pages.
+SHOWN = 366
+
+
+def publish(history: History, folder: Path) -> Path:
+    """Write the whole site; returns its index.
+
+    :raises PerfError: the folder cannot be written.
+    """
+    script = folder / "plotly.min.js"
+    text = page.plotly_script().encode()
+    if not script.is_file() or script.stat().st_size != len(text):
+        write_atomically(script, text)
+    runs = history.runs(last=SHOWN)
+    kept = {run["id"] for run in runs if _copy_page(run, folder)}
+    made = page.environment()
+    made.filters.update(figure=_figure)
+    series = []
+    for name in history.series():
+        mine = [run for run in runs if run["series"] == name]
+        if not mine:
+            continue
+        changes = history.changes(name)
+        metrics = history.metrics(name)
+        plots = [
+            plot
+            for metric in metrics
+            for plot in _trends(metric, history.points(name, metric["metric"], SHOWN), changes)
+        ]
+        titles = {metric["metric"]: metric["title"] for metric in metrics}
+        entry = {
+            "name": name,
+            "file": f"trends-{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.html",
+            "runs": mine[::-1],
+            "changes": [
+                {
+                    **c,
+                    "title": titles.get(c["metric"], c["metric"]),
+                    "percent": (c["after"] / c["before"] - 1) * 100,
+                }
+                for c in changes
+            ][::-1],
+        }
+        series.append(entry)
+        _write(
+            made, folder / entry["file"], "trends.html.j2",
+            series=entry, figures=plots, specs=[plot.spec() for plot in plots], kept=kept,
+        )  # fmt: skip
+    newest = runs[-1] if runs else None
+    _write(
+        made, folder / "index.html", "index.html.j2", series=series, newest=newest, kept=kept
+    )
+    table = [_comparable(history, run) for run in runs[::-1]]
+    _write(made, folder / "compare.html", "compare.html.j2", runs=table)
+    if newest is not None:
+        _latest(newest, folder)
+    return folder / "index.html"
+
+
+def _write(made, path: Path, template: str, **values) -> None:
+    write_atomically(path, made.get_template(template).render(**values).encode())
+
+
+def _copy_page(run: Mapping[str, Any], folder: Path) -> bool:
+    """The run's page into the site; False when its folder is gone."""
+    target = folder / "runs" / f"{run['id']}.html"
+    source = Path(run["folder"]) / "report.html"
+    try:
+        if target.is_file() and target.stat().st_mtime >= source.stat().st_mtime:
+            return True
+        write_atomically(target, source.read_bytes())
+    except OSError as error:
+        if target.is_file():
+            return True
+        LOG.warning("the page of run %s cannot be had: %s", run["id"], error)
+        return False
+    return True
+
+
+def _latest(run: Mapping[str, Any], folder: Path) -> None:
+    """The newest result in other formats."""
+    try:
+        document = store.load(Path(run["folder"]))
+    except errors.BadResult as error:
+        LOG.warning("the newest result cannot be exported: %s", error)
+        return
+    write_atomically(folder / "latest.json", (Path(run["folder"]) / "result.json").read_bytes())
+    write_atomically(folder / "latest.csv", export.csv_text(document).encode())
+    write_atomically(folder / "latest.xml", export.junit(document).encode())
+    write_atomically(folder / "metrics.txt", export.open_metrics(document, run["series"]).encode())
+
+
+def _figure(value: float | None, unit: str) -> str:
+    return units.quantity(value, unit)
+
+
+def _trends(metric: Mapping, points: list[Point], changes) -> list[figures.Figure]:
+    """Two plots a metric: both VIPs, and their ratio with its interval."""
+    mine = [c for c in changes if c["metric"] == metric["metric"]]
+    return [_values(metric, points, mine), _ratios(metric, points, mine)]
+
+
+def _marks(points: list[Point], changes, whats: tuple[str, ...]) -> list[dict]:
+    """Vertical lines where something changed."""
+    place = {point.n: i for i, point in enumerate(points)}
+    return [
+        {
+            "type": "line", "xref": "x", "yref": "paper", "y0": 0, "y1": 1,
+            "x0": place[c["since"]] - 0.5, "x1": place[c["since"]] - 0.5,
+            "line": {"color": "#A8322A", "width": 2, "dash": "dot"},
+        }
+        for c in changes
+        if c["what"] in whats and c["since"] in place
+    ]  # fmt: skip
+
+
+def _axis(points: list[Point]) -> dict:
+    """Runs in order, labelled by date."""
+    step = max(1, len(points) // 8)
+    at = list(range(0, len(points), step))
+    return {
+        "tickvals": at,
+        "ticktext": [points[i].started[:10] for i in at],
+        "title": {"text": "run"},
+    }
+
+
+def _values(metric: Mapping, points: list[Point], changes) -> figures.Figure:
+    every = [getattr(p, side) for p in points for side in ("normal", "sriov")]
+    divisor, unit = units.scale_for([v for v in every if math.isfinite(v)], metric["unit"])
+    data = []
+    for side, key in (("normal", "A"), ("sriov", "B")):
+        shown = [
+            (i, p) for i, p in enumerate(points) if p.sound and math.isfinite(getattr(p, side))
+        ]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": {"sriov": "SR-IOV"}.get(side, side),
+                "x": [i for i, _ in shown],
+                "y": [getattr(p, side) / divisor for _, p in shown],
+                "text": [p.started[:16].replace("T", " ") for _, p in shown],
+                "line": {"color": figures.COLOUR[key], "dash": figures.DASH[key], "width": 1.5},
+                "marker": {"symbol": figures.MARKER[key], "size": 6},
+                "hovertemplate": "%{text}<br>%{y:.4g} " + unit + "<extra>%{fullData.name}</extra>",
+            }
+        )
+    return figures.Figure(
+        "values-" + metric["metric"].replace(".", "-"),
+        metric["title"],
+        "Both VIPs over the sound runs. A dotted vertical line marks a change.",
+        data,
+        figures.layout(
+            _axis(points),
+            {"title": {"text": unit}, "rangemode": "tozero"},
+            shapes=_marks(points, changes, ("normal", "sriov")),
+            height=280,
+        ),
+    )
+
+
+def _ratios(metric: Mapping, points: list[Point], changes) -> figures.Figure:
+    shown = [(i, p) for i, p in enumerate(points) if p.sound and math.isfinite(p.ratio)]
+    return figures.Figure(
+        "ratio-" + metric["metric"].replace(".", "-"),
+        f"{metric['title']}: SR-IOV over normal",
+        "The ratio of each sound run with its 95 % interval "
+        + ("(higher is better)." if metric["better"] == "higher" else "(lower is better)."),
+        [
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "ratio",
+                "x": [i for i, _ in shown],
+                "y": [p.ratio for _, p in shown],
+                "error_y": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [p.high - p.ratio for _, p in shown],
+                    "arrayminus": [p.ratio - p.low for _, p in shown],
+                    "width": 0,
+                    "thickness": 1,
+                },
+                "text": [p.started[:16].replace("T", " ") for _, p in shown],
+                "marker": {"color": "#333", "size": 6},
+                "hovertemplate": "%{text}<br>%{y:.3f}<extra></extra>",
+            }
+        ],
+        figures.layout(
+            _axis(points),
+            {"title": {"text": "ratio"}},
+            showlegend=False,
+            shapes=_marks(points, changes, ("ratio",)),
+            height=280,
+        ),
+        ["Run", "normal", "SR-IOV", "Ratio (95 %)", "Sound", "Verdict"],
+        [
+            [
+                p.started[:16].replace("T", " "),
+                units.quantity(p.normal, metric["unit"]),
+                units.quantity(p.sriov, metric["unit"]),
+                units.ratio({"estimate": p.ratio, "low": p.low, "high": p.high}),
+                "yes" if p.sound else "no",
+                p.verdict,
+            ]
+            for p in points[::-1]
+        ],
+    )
+
+
+def _comparable(history: History, run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run for the page that compares any two: figures as numbers and as text."""
+    return {
+        "id": run["id"],
+        "label": f"{run['started'][:16].replace('T', ' ')} · {run['series']}"
+        + ("" if run["sound"] else " · not sound"),
+        "figures": {
+            row["metric"]: {
+                "title": row["title"],
+                **{
+                    key: [_finite(row[key]), units.quantity(row[key], row["unit"])]
+                    for key in ("normal", "sriov")
+                },
+                "ratio": [_finite(row["ratio"]), units.digits(number(row["ratio"]))],
+            }
+            for row in history.figures(run["n"])
+        },
+    }
+
+
+def _finite(value: Any) -> float | None:
+    found = number(value)
+    return found if math.isfinite(found) else None

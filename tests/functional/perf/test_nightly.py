@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A night from the command line, and the site it publishes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import browser
+import pytest
+import yaml
+
+import sriov_lb_perf
+import sriov_lb_tests
+from sriov_lb_perf.history.store import History
+
+PROFILE = {
+    "name": "tiny",
+    "title": "Tiny",
+    "time_limit": 60,
+    "margin": 0.2,
+    "limits": {"steal": 1.0, "failed": 0.01},
+    "stages": [
+        {
+            "name": "requests", "title": "Request rate", "engine": "http-rate", "seconds": 0.2,
+            "warmup": 0.1, "blocks": 2, "parameters": {"connections": 8},
+        },
+        {
+            "name": "goodput", "title": "Goodput", "engine": "http-goodput", "optional": True,
+            "seconds": 0.2, "warmup": 0.1, "blocks": 2,
+        },
+        {
+            "name": "bandwidth", "title": "Bandwidth", "engine": "iperf3", "optional": True,
+            "seconds": 1, "warmup": 0, "blocks": 2,
+        },
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def night(bed, tmp_path_factory):
+    """`sriov-lb-perf nightly` with a target file; (exit status, output, folder)."""
+    folder = tmp_path_factory.mktemp("night")
+    url = bed.vip("night", 89)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(PROFILE))
+    targets = {
+        "substrate": "none",
+        "vips": {name: {"url": url, "large": "/large"} for name in ("normal", "sriov")},
+        "clients": [{"name": "client", "namespace": bed.client}],
+    }
+    (folder / "targets.yaml").write_text(yaml.safe_dump(targets))
+    roots = [os.path.dirname(os.path.dirname(m.__file__)) for m in (sriov_lb_perf, sriov_lb_tests)]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "sriov_lb_perf.cli", "nightly",
+            "--profile", str(folder / "tiny.yaml"), "--targets", str(folder / "targets.yaml"),
+            "--artifacts", str(folder / "runs"), "--history", str(folder / "history.sqlite"),
+            "--site", str(folder / "site"),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(roots)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr, folder
+
+
+def test_the_first_night_cannot_tell_and_says_why(night):
+    status, output, folder = night
+    assert status == 2, output
+    assert "1 of at least 6 sound runs" in output or "not used for trends" in output
+    assert "Bandwidth: left out, no iperf3 listener is known" in output
+    with History(folder / "history.sqlite") as history:
+        (run,) = history.runs()
+        assert run["series"] == "tiny@none" and run["status"] == "complete"
+        metrics = {figure["metric"] for figure in history.figures(run["n"])}
+        assert metrics == {"requests.rate", "goodput.rate"}
+
+
+@pytest.mark.skipif(browser.executable() is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [400, 1600])
+def test_its_site_is_right_in_a_browser(night, width):
+    _, output, folder = night
+    with browser.Browser() as tab:
+        for name in ("index.html", "trends-tiny_none.html", "compare.html"):
+            tab.open(folder / "site" / name, width)
+            assert tab.problems() == [], name
+            assert tab.evaluate("document.documentElement.scrollWidth") == width, name
