@@ -212,45 +212,20 @@ def fault() -> None:
     """Break something on purpose, to see what the cloud and your tests make of it."""
 
 
-_HOST = click.argument("host", type=click.Choice([host.name for host in HOSTS]))
+def _fault(name: str, whom: str, help_: str) -> None:
+    @fault.command(name, help=help_)
+    @click.argument("whom", metavar=whom)
+    @click.pass_obj
+    def command(lab: Lab, whom: str) -> None:
+        _root()
+        argv = [PYTHON, "-m", "sriov_lb_lab.faults", name, whom]
+        click.echo(lab.runtime.run(argv), nl=False)
 
 
-@fault.command("crash-server")
-@click.argument("server", metavar="UUID")
-@click.pass_obj
-def crash_server(lab: Lab, server: str) -> None:
-    """Kill an instance's first process behind Nova's back."""
-    _root()
-    click.echo(
-        lab.runtime.run([PYTHON, "-m", "sriov_lb_lab.faults", "crash-server", server]), nl=False
-    )
-
-
-@fault.command("cut-off")
-@_HOST
-@click.pass_obj
-def cut_off(lab: Lab, host: str) -> None:
-    """Pull all of HOST's cables; its processes go on."""
-    _root()
-    click.echo(lab.runtime.run([PYTHON, "-m", "sriov_lb_lab.faults", "cut-off", host]), nl=False)
-
-
-@fault.command("kill-host")
-@_HOST
-@click.pass_obj
-def kill_host(lab: Lab, host: str) -> None:
-    """A power cut on HOST: its services and instances die at once."""
-    _root()
-    click.echo(lab.runtime.run([PYTHON, "-m", "sriov_lb_lab.faults", "kill-host", host]), nl=False)
-
-
-@fault.command("restore")
-@_HOST
-@click.pass_obj
-def restore(lab: Lab, host: str) -> None:
-    """Plug HOST's cables in again and start its services (its instances stay as they are)."""
-    _root()
-    click.echo(lab.runtime.run([PYTHON, "-m", "sriov_lb_lab.faults", "restore", host]), nl=False)
+_fault("crash-server", "UUID", "Kill an instance's first process behind Nova's back.")
+_fault("cut-off", "HOST", "Pull all of HOST's cables; its processes go on.")
+_fault("kill-host", "HOST", "A power cut on HOST: its services and instances die at once.")
+_fault("restore", "HOST", "Plug HOST in again and start its services, not its instances.")
 
 
 @main.command()

@@ -78,7 +78,9 @@ def main(what: str, whom: str) -> None:
     if what == "crash-server":
         crash_server(Path(whom).name)
         return
-    host = next(host for host in HOSTS if host.name == whom)
+    host = next((host for host in HOSTS if host.name == whom), None)
+    if host is None:
+        raise SystemExit(f"no host {whom!r}; there are {', '.join(host.name for host in HOSTS)}")
     {"cut-off": cut_off, "kill-host": kill_host, "restore": restore}[what](host)
 
 
