@@ -73,7 +73,13 @@ JOBS = {
 
 def serve(reading: int = 0, writing: int = 1) -> int:
     """Does jobs until the tester hangs up."""
-    link = Link(reading, writing)
+    try:
+        return _serve(Link(reading, writing))
+    except BrokenPipeError:
+        return 0  # it hung up in the middle of a job: there is nobody left to tell
+
+
+def _serve(link) -> int:
     link.report("hello", protocol=PROTOCOL, python=platform.python_version(), pid=os.getpid())
     while True:
         job = link.next_job()

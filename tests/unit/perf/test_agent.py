@@ -214,16 +214,21 @@ def test_a_job_can_be_stopped_and_the_engine_lives_on(generator, server):
 
 def test_it_ends_when_the_tester_hangs_up(server):
     process = subprocess.Popen(
-        carry.command(sys.executable), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        carry.command(sys.executable),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     process.stdin.write(carry.cargo())
     job = {"job": "closed", "url": server.url, "connections": 1, "warmup": 0, "seconds": 60}
     process.stdin.write((json.dumps(job) + "\n").encode())
     process.stdin.flush()
     assert b"hello" in process.stdout.readline()
-    process.stdin.close()
-    assert process.wait(10) is not None
     process.stdout.close()
+    process.stdin.close()
+    assert process.wait(10) == 0
+    assert process.stderr.read() == b""
+    process.stderr.close()
 
 
 def test_arrivals_are_regular_stepped_ramped_or_poisson():
