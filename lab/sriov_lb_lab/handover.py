@@ -30,8 +30,12 @@ def write(paths: Paths, settings: Settings, extra: Path | None) -> None:
     files.write_one(paths.facts, json.dumps(described, indent=1) + "\n")
     files.write_one(paths.clouds_yaml, yaml.safe_dump(_clouds(settings), sort_keys=False))
     text = ini.render(_tempest(paths, settings))
-    if extra:
-        text += "\n" + _substituted(extra, described)
+    kept = paths.lab / "tempest-extra.conf"
+    if extra and extra != kept:
+        files.write_one(kept, extra.read_text())
+    if kept.exists():
+        # Also when a later ``up`` of the running lab does not name it again.
+        text += "\n" + _substituted(kept, described)
     files.write_one(paths.tempest_conf, text)
     (paths.lab / "tempest" / "locks").mkdir(parents=True, exist_ok=True)
     files.write_one(paths.tools / "openstack", _shim(paths, "openstack"), mode=0o700)

@@ -78,7 +78,12 @@ def from_clouds_yaml(name: str, *, clouds_file: str = "") -> Connection:
             remedy="Correct [sriov_lb] clouds_file (--clouds-file).",
         )
     try:
-        loader = OpenStackConfig(config_files=[clouds_file] if clouds_file else None)
+        # OS_CLIENT_CONFIG_FILE would come before a file that was named on purpose.
+        loader = (
+            OpenStackConfig(config_files=[clouds_file], load_envvars=False)
+            if clouds_file
+            else OpenStackConfig()
+        )
         connection = Connection(
             config=loader.get_one(cloud=name, app_name=APP_NAME), app_name=APP_NAME
         )

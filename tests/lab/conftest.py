@@ -74,7 +74,9 @@ class Lab:
         return self.inside(self._connect)
 
     def _connect(self) -> openstack.connection.Connection:
-        known = openstack.config.OpenStackConfig(config_files=[self.facts["clouds_yaml"]])
+        known = openstack.config.OpenStackConfig(
+            config_files=[self.facts["clouds_yaml"]], load_envvars=False
+        )
         cloud = openstack.connection.Connection(config=known.get_one("lab-admin"))
         # Naming a service for the first time asks it for its versions: now, in this thread.
         for service in ("compute", "network", "identity", "image", "load_balancer"):
@@ -242,60 +244,34 @@ def take_stock() -> dict[str, object]:
     }
 
 
-_PROGRAMS = (
-    "supervisord", "mariadbd", "beam.smp", "rabbitmq", "uwsgi", "ovs-vswitchd", "ovsdb-server",
-    "nova-", "neutron-", "octavia-", "systemd-nspawn", "sriov_lb_lab",
-)  # fmt: skip
-
-
-def _others() -> set[int]:
-    """Pids of labs that somebody else runs on this machine: theirs may come and go."""
-    roots = {
-        json.loads(file.read_text())["pid"]
-        for file in Path("/var/lib/sriov-lb-lab/labs").glob("*/init.pid")
-        if not file.parent.name.startswith(NAME)
-    }
-    parents = {}
+def _mine() -> list[Path]:
+    """Processes of this test's labs, known by a mount of theirs or by their cgroup."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parents[int(folder.name)] = int(
-                (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            )
+            mounts = (folder / "mountinfo").read_text(errors="replace")
+            cgroup = (folder / "cgroup").read_text()
         except OSError:
             continue  # it ended while we looked
-
-    def belongs(pid: int) -> bool:
-        while pid in parents:
-            if pid in roots:
-                return True
-            pid = parents[pid]
-        return False
-
-    return {pid for pid in parents if belongs(pid)}
-
-
-def _mine() -> list[Path]:
-    others = _others()
-    return [p for p in Path("/proc").glob("[0-9]*") if int(p.name) not in others]
+        if f"/labs/{NAME}" in mounts or f"sriov-lb-lab-{NAME}" in cgroup:
+            found.append(folder)
+    return found
 
 
 def _processes() -> list[str]:
-    """Command lines of the lab's kind of programs, in PID namespaces other than this one."""
+    """Command lines of this test's labs, wherever they ended up."""
     found = []
-    own = os.readlink("/proc/self/ns/pid")
     for folder in _mine():
         try:
             line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            pid_namespace = os.readlink(folder / "ns" / "pid")
         except OSError:
             continue  # it ended while we looked
-        if any(word in line.split(" -")[0] for word in _PROGRAMS) and pid_namespace != own:
-            found.append(f"{pid_namespace} {line[:80]}")
+        found.append(f"{folder.name} {line[:80]}")
     return sorted(found)
 
 
 def _namespaces() -> list[str]:
-    """Identities of all mount, network and PID namespaces that some process is in."""
+    """Mount, network and PID namespaces of this test's labs."""
     seen = set()
     for folder in _mine():
         for kind in ("mnt", "net", "pid"):
@@ -324,9 +300,13 @@ def _ip(what: str) -> list[str]:
 
 
 def _cgroups() -> list[str]:
+    """Folders in the hierarchies that systemd uses, where containers and labs make theirs."""
     top = Path("/sys/fs/cgroup")
-    found = sorted(folder for folder, _, _ in os.walk(top))
-    return [one for one in found if "/sriov-lb-lab-" not in one or f"/sriov-lb-lab-{NAME}" in one]
+    hierarchies = [top / name for name in ("systemd", "unified") if (top / name).is_dir()] or [top]
+    found = [folder for one in hierarchies for folder, _, _ in os.walk(one)]
+    return sorted(
+        one for one in found if "/sriov-lb-lab-" not in one or f"/sriov-lb-lab-{NAME}" in one
+    )
 
 
 # Counters and clocks that change by themselves.

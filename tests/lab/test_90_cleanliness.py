@@ -58,6 +58,9 @@ def test_while_it_runs_the_host_sees_nothing_of_its_network(lab, before, host_st
     now = host_state()
     for key in ("links", "addresses", "netns", "mounts", "listeners"):
         assert now[key] == before[key], _differences({key: before[key]}, {key: now[key]})
+    # The control of the test below: what the lab consists of is seen.
+    for key in ("processes", "namespaces", "cgroups"):
+        assert len(now[key]) > len(before[key])
 
 
 def test_after_kill_9_and_down_the_host_is_as_before(lab, before, host_state, wait):

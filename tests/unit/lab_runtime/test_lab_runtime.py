@@ -270,6 +270,9 @@ def test_clouds_and_tempest_conf(paths, made, tmp_path):
     assert parser["some_plugin"]["image"] == "id"
     assert parser["some_plugin"]["price"] == "$5"
     assert parser["compute"]["image_ref"] == "id"
+    first = paths.tempest_conf.read_text()
+    handover.write(paths, made, None)
+    assert paths.tempest_conf.read_text() == first, "a second `up` must not lose the extra sections"
     assert paths.clouds_yaml.stat().st_mode & 0o077 == 0, "it holds passwords"
 
 
