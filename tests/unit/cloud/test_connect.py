@@ -108,3 +108,16 @@ def test_without_an_administrator_the_message_says_what_to_do():
     assert clouds.by("member") is clouds.widest
     with pytest.raises(errors.AuthenticationFailed, match="adopt mode"):
         clouds.by("admin")
+
+
+def test_a_named_file_wins_over_the_environment(tmp_path, monkeypatch):
+    """openstacksdk itself reads OS_CLIENT_CONFIG_FILE before any file it is given."""
+    text = "clouds: {%s: {auth: {auth_url: 'http://x/v3', username: u, password: p}}}\n"
+    (tmp_path / "named").write_text(text % "stranger")
+    (tmp_path / "other").write_text(text % "elsewhere")
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "other"))
+    monkeypatch.setattr(connect, "authenticate", lambda *_: None)
+    found = connect.from_clouds_yaml("stranger", clouds_file=str(tmp_path / "named"))
+    assert found.config.name == "stranger"
+    with pytest.raises(errors.ConfigurationError, match="'stranger' cannot be used"):
+        connect.from_clouds_yaml("stranger")
