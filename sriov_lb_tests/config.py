@@ -96,13 +96,6 @@ CREDENTIALS = [
         "administrator. Example: admin",
     ),
     cfg.StrOpt(
-        "octavia_cloud",
-        default="",
-        help="Entry of clouds.yaml for Octavia's service account. With it the amphora's own view "
-        "is compared too (its Nova instance and Neutron ports belong to that project). Empty: "
-        "the administrator is asked instead. Example: octavia",
-    ),
-    cfg.StrOpt(
         "octavia_project",
         default="service",
         help="Name or id of Octavia's service project. The compute flavor of the amphora is "
@@ -408,12 +401,6 @@ ADOPT = [
         default=[],
         help="Servers, ids, with a port on the VIP network that play the client. Empty: servers "
         "are made from guest_image. Example: 2e4d6c8a-1b3f-4a5c-8d7e-9f0a1b2c3d4e",
-    ),
-    cfg.ListOpt(
-        "adopt_client_addresses",
-        default=[],
-        help="Addresses for ssh to clients that are not servers of this cloud, such as a machine "
-        "on the provider network; guest_user and guest_key_file are used. Example: 192.0.2.10",
     ),
     cfg.ListOpt(
         "adopt_member_ids",

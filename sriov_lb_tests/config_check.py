@@ -380,12 +380,7 @@ def _adopt(values: SimpleNamespace) -> Iterator[Problem]:
             "another flavor than adopt_sriov_flavor_id",
             "The normal twin is what the SR-IOV load balancer is compared with.",
         )
-    for text in values.adopt_client_addresses:
-        try:
-            ipaddress.ip_address(text)
-        except ValueError:
-            yield _problem("adopt_client_addresses", text, "IPv4 or IPv6 addresses")
-    clients = values.adopt_client_ids or values.adopt_client_addresses
+    clients = values.adopt_client_ids
     if clients or values.adopt_member_ids:
         yield from _missing(
             values, ["guest_key_file"], "because adopted guests have their keys already"

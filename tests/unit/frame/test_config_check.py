@@ -162,13 +162,12 @@ def test_adopt_mode_with_every_guest_adopted_needs_no_image(key):
     values = {name: value for name, value in ADOPT.items() if name not in GUESTS}
     assert named(values) == ["guest_image", "guest_flavor", "access_network"]
     values.update(
-        adopt_client_addresses=["192.0.2.10", "2001:db8::10"],
+        adopt_client_ids=[SERVER],
         adopt_member_ids=[SERVER],
         adopt_normal_flavor_id=TWIN,
         guest_key_file=key,
     )
     assert named(values) == []
-    assert named({**values, "adopt_client_addresses": ["client"]}) == ["adopt_client_addresses"]
 
 
 def test_ssh_to_the_amphora_as_a_plain_member_needs_an_administrator_for_the_address(key):
