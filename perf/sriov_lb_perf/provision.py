@@ -20,6 +20,7 @@ from typing import Any
 from oslo_config import cfg
 
 from sriov_lb_tests.cloud import connect, sweep
+from sriov_lb_tests.cloud import options as cloud_options
 from sriov_lb_tests.cloud.connect import Clouds
 from sriov_lb_tests.cloud.ledger import Ledger, new_run_id
 from sriov_lb_tests.cloud.scenario import ListenerSet, ListenerSpec, PoolSpec
@@ -29,9 +30,6 @@ from sriov_lb_tests.cloud.site import (
     VIP,
     AdminSite,
     AdoptedSite,
-    AdoptSettings,
-    NetSettings,
-    Settings,
 )
 from sriov_lb_tests.cloud.twin import Twins
 from sriov_lb_tests.wire.ssh import SshHost
@@ -105,61 +103,6 @@ class _Group:
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.__dict__.update(values)
-
-
-def settings(group: Any, key_folder: Path) -> Settings:
-    """What a site needs to know."""
-
-    def net(side: str) -> NetSettings:
-        return NetSettings(
-            physical_network=getattr(group, f"{side}_physical_network"),
-            network_type=getattr(group, f"{side}_network_type"),
-            segmentation_id=getattr(group, f"{side}_segmentation_id"),
-            cidr_v4=getattr(group, f"{side}_cidr_v4"),
-            cidr_v6=getattr(group, f"{side}_cidr_v6"),
-        )
-
-    floating = group.floating_network if group.guest_connect_method == "floating" else ""
-    return Settings(
-        access_network=group.access_network,
-        guest_image=group.guest_image,
-        guest_flavor=group.guest_flavor,
-        member_image=group.member_image,
-        member_flavor=group.member_flavor,
-        floating_network=floating,
-        key_folder=key_folder,
-        vip=net("vip"),
-        member=net("member"),
-        octavia_project=group.octavia_project,
-        hosts=tuple(group.sriov_hosts),
-        aggregate_properties=_pairs(group.aggregate_properties),
-        flavor_properties=_pairs(group.flavor_properties),
-        amphora_ram=group.amphora_ram,
-        amphora_disk=group.amphora_disk,
-        amphora_vcpus=group.amphora_vcpus,
-        amphora_image_tag=group.amphora_image_tag,
-        topology=group.loadbalancer_topology,
-        allow_member_sriov=group.allow_member_sriov,
-        adopt=AdoptSettings(
-            sriov_flavor_id=group.adopt_sriov_flavor_id,
-            normal_flavor_id=group.adopt_normal_flavor_id,
-            vip_network_id=group.adopt_vip_network_id,
-            vip_subnet_ids=tuple(group.adopt_vip_subnet_ids),
-            member_network_id=group.adopt_member_network_id,
-            member_subnet_ids=tuple(group.adopt_member_subnet_ids),
-            client_ids=tuple(group.adopt_client_ids),
-            member_ids=tuple(group.adopt_member_ids),
-        ),
-        lb_build_timeout=group.lb_build_timeout,
-        lb_change_timeout=group.lb_change_timeout,
-        server_build_timeout=group.server_build_timeout,
-        delete_timeout=group.delete_timeout,
-        interval=group.check_interval,
-    )
-
-
-def _pairs(entries) -> dict[str, str]:
-    return dict(entry.split("=", 1) for entry in entries)
 
 
 def clouds(group: Any, path: str) -> Clouds:
@@ -255,7 +198,7 @@ def twins(
             who["admin"] = connect.identity(connections.admin)
         ledger.describe(who)
         kind = AdminSite if group.mode == "admin" else AdoptedSite
-        site = kind(settings(group, keys), connections, ledger)
+        site = kind(cloud_options.site_settings(group, keys), connections, ledger)
         yield _build(site, group, bandwidth, stack, keys, say)
 
 

@@ -22,11 +22,11 @@ from tempest import config
 
 from sriov_lb_tests import config_check, errors
 from sriov_lb_tests.amphora import Amphora
-from sriov_lb_tests.cloud import connect, faults, servers, site, sweep
+from sriov_lb_tests.cloud import connect, faults, options, servers, site, sweep
 from sriov_lb_tests.cloud.connect import Clouds
 from sriov_lb_tests.cloud.ledger import Ledger, new_run_id
 from sriov_lb_tests.cloud.servers import Guest
-from sriov_lb_tests.tests import credentials, settings
+from sriov_lb_tests.tests import credentials
 from sriov_lb_tests.verdicts import defects, record, report, run, table
 from sriov_lb_tests.verdicts.model import Result, Verdict
 from sriov_lb_tests.wire.ssh import Pins, SshHost
@@ -79,7 +79,7 @@ class Stage:
         self.api_version = connect.require_octavia(self.clouds.member)
         kind = site.AdminSite if group.mode == "admin" else site.AdoptedSite
         self.site: Any = kind(
-            settings.site_settings(group, self.run.evidence("keys")), self.clouds, self.ledger
+            options.site_settings(group, self.run.evidence("keys")), self.clouds, self.ledger
         )
         self.recorder.describe(
             run=self.run.id,

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From Tempest's configuration to the plain settings that the rooms below understand."""
+"""From the options of [sriov_lb], as attributes of anything, to the settings of a site."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sriov_lb_tests import config_check
 from sriov_lb_tests.cloud.site import AdoptSettings, NetSettings, Settings
 
 
 def site_settings(group: Any, key_folder: Path) -> Settings:
     """What a site needs to know.
 
-    :param group: ``CONF.sriov_lb``.
+    :param group: ``CONF.sriov_lb``, checked.
     :param key_folder: where private keys of the run go.
     """
     floating = group.floating_network if group.guest_connect_method == "floating" else ""
@@ -29,8 +29,8 @@ def site_settings(group: Any, key_folder: Path) -> Settings:
         member=_net(group, "member"),
         octavia_project=group.octavia_project,
         hosts=tuple(group.sriov_hosts),
-        aggregate_properties=config_check.properties(group.aggregate_properties),
-        flavor_properties=config_check.properties(group.flavor_properties),
+        aggregate_properties=_properties(group.aggregate_properties),
+        flavor_properties=_properties(group.flavor_properties),
         amphora_ram=group.amphora_ram,
         amphora_disk=group.amphora_disk,
         amphora_vcpus=group.amphora_vcpus,
@@ -63,3 +63,8 @@ def _net(group: Any, side: str) -> NetSettings:
         cidr_v4=getattr(group, f"{side}_cidr_v4"),
         cidr_v6=getattr(group, f"{side}_cidr_v6"),
     )
+
+
+def _properties(pairs: Iterable[str]) -> dict[str, str]:
+    parted = (pair.partition("=") for pair in pairs)
+    return {key.strip(): value.strip() for key, _, value in parted}
