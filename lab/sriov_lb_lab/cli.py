@@ -62,6 +62,11 @@ def main(context: click.Context, state: str | None, name: str) -> None:
     context.obj = Lab(Paths.of(state, name))
 
 
+_NO_IP_VS = (
+    "  no UDP and SCTP listeners: this kernel has no ip_vs loaded ('modprobe ip_vs', if it is there)"
+)
+
+
 def _root() -> None:
     if os.geteuid() != 0:
         raise HostError(
@@ -107,6 +112,8 @@ def up(lab: Lab, octavia: str, mirror: str | None, tempest_extra: Path | None) -
     steps = _Steps()
     facts = lab.up(octavia, mirror, tempest_extra, steps)
     steps("up", f"Octavia {facts['octavia']}, substrate {facts['substrate']}")
+    if not facts["ip_vs"]:
+        click.echo(_NO_IP_VS)
     click.echo(f"  clouds.yaml   {facts['clouds_yaml']}\n  tempest.conf  {facts['tempest_conf']}")
     click.echo("  try           sriov-lb-lab exec -- openstack loadbalancer list")
 
@@ -138,6 +145,8 @@ def _print_status(lab: Lab, pid: int, facts: dict[str, Any], health: dict[str, A
         f"lab {lab.paths.name!r}: pid {pid}, Octavia {facts.get('octavia', '?')}, "
         f"substrate {facts.get('substrate', '?')}"
     )
+    if not facts.get("ip_vs", True):
+        console.print(_NO_IP_VS)
     table = Table("service", "state", "pid in the lab", "up for")
     now = time.time()
     for process in sorted(lab.runtime.supervisor().processes(), key=lambda p: p["name"]):

@@ -49,6 +49,7 @@ def facts(paths: Paths, settings: Settings) -> dict[str, object]:
         "lab": str(paths.lab),
         "octavia": settings.octavia,
         "substrate": settings.substrate,
+        "ip_vs": kernel_has_ip_vs(),
         "trees": settings.trees,
         "clouds_yaml": str(paths.clouds_yaml),
         "tempest_conf": str(paths.tempest_conf),
@@ -62,6 +63,14 @@ def facts(paths: Paths, settings: Settings) -> dict[str, object]:
         "controller_access_address": _address("access"),
         **{f"id_{key}": value for key, value in settings.ids.items()},
     }
+
+
+def kernel_has_ip_vs() -> bool:
+    """Whether UDP and SCTP listeners can work: amphorae share this machine's kernel.
+
+    The lab loads no modules on the host; who wants these listeners runs ``modprobe ip_vs`` first.
+    """
+    return Path("/proc/net/ip_vs").exists()
 
 
 def _address(physnet: str) -> str:

@@ -19,6 +19,7 @@ def test_every_service_is_well(lab):
     status = json.loads(done.stdout)
     assert status["unwell"] == {}
     assert status["facts"]["substrate"] == "macvlan"
+    assert status["facts"]["ip_vs"] == Path("/proc/net/ip_vs").exists()
     assert status["hosts"]["compute-1"]["vfs_per_pf"] >= 8
     assert status["hosts"]["compute-3"]["vfs"] == 0
 
