@@ -63,7 +63,7 @@ def main(context: click.Context, state: str | None, name: str) -> None:
 
 
 _NO_IP_VS = (
-    "  no UDP and SCTP listeners: this kernel has no ip_vs loaded ('modprobe ip_vs', if it is there)"
+    "  no UDP and SCTP listeners: the kernel has no ip_vs loaded ('modprobe ip_vs', if it is there)"
 )
 
 
