@@ -78,7 +78,9 @@ def _sections(settings: Settings) -> dict[str, dict[str, object]]:
             "network_driver": "allowed_address_pairs_driver",
             "image_driver": "image_glance_driver",
         },
-        "nova": {"enable_anti_affinity": True},
+        # Soft: a failover boots the replacement before it deletes the old amphora, so that the
+        # strict policy would want a third host with VFs.
+        "nova": {"enable_anti_affinity": True, "anti_affinity_policy": "soft-anti-affinity"},
         "networking": {"port_detach_timeout": 120},
         "house_keeping": {"cleanup_interval": 30, "cert_interval": 3600},
         "driver_agent": {
