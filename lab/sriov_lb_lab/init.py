@@ -100,10 +100,6 @@ def _enter(root: Path) -> None:
     os.chroot(".")
     os.chdir("/")
     os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
-    _umount_old()
-
-
-def _umount_old() -> None:
     subprocess.run(["umount", "--lazy", "/mnt"], check=True)
 
 

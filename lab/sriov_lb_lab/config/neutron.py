@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from sriov_lb_lab.config import ini
 from sriov_lb_lab.paths import INSIDE_LAB, INSIDE_STACK
-from sriov_lb_lab.settings import CONTROLLER, HOSTS, PHYSNETS, Host, Settings
+from sriov_lb_lab.settings import HOSTS, PHYSNETS, Host, Settings
 
 
 def files(settings: Settings) -> dict[str, str]:
@@ -121,6 +121,3 @@ def _sriov(host: Host) -> dict[str, dict[str, object]]:
         "agent": {"polling_interval": 1},
         "securitygroup": {"firewall_driver": "noop"},
     }
-
-
-API = f"http://{CONTROLLER}:9696"

@@ -53,6 +53,26 @@ class _Swarmed:
             *failed_share_void(failed, good, crew.limits),
         ]
 
+    def _counted(self, what: str, trial: Trial, crew: Crew, started: float, report) -> Sample:
+        """A closed loop's sample; its rate is the workers' counts ``what`` over their windows."""
+        reports = report.reports
+        good = sum(each[what] for each in reports.values())
+        failed = failures(reports.values())
+        health = health_of(reports, crew.limits)
+        return Sample(
+            trial=trial,
+            started=started,
+            window=max(each["window_s"] for each in reports.values()),
+            requests=good,
+            values={"rate": sum(each[what] / each["window_s"] for each in reports.values())},
+            histograms=dict(report.histograms),
+            failed=failed,
+            members=members(reports.values()),
+            health=health,
+            void=self._judge(health, reports, failed, good, crew),
+            series=_series(report.ticks, "done"),
+        )
+
 
 class RequestRate(_Swarmed):
     """Closed loop over keep-alive connections: the highest rate these connections reach.
@@ -79,23 +99,7 @@ class RequestRate(_Swarmed):
             {"job": "closed"},
             {"connections": int(trial.stage.parameters.get("connections", 64))},
         )
-        reports = report.reports
-        good = sum(each["requests"] for each in reports.values())
-        failed = failures(reports.values())
-        health = health_of(reports, crew.limits)
-        return Sample(
-            trial=trial,
-            started=started,
-            window=max(each["window_s"] for each in reports.values()),
-            requests=good,
-            values={"rate": sum(e["requests"] / e["window_s"] for e in reports.values())},
-            histograms=dict(report.histograms),
-            failed=failed,
-            members=members(reports.values()),
-            health=health,
-            void=self._judge(health, reports, failed, good, crew),
-            series=_series(report.ticks, "done"),
-        )
+        return self._counted("requests", trial, crew, started, report)
 
 
 class ConnectionRate(_Swarmed):
@@ -125,23 +129,7 @@ class ConnectionRate(_Swarmed):
             {"job": "connect"},
             {"concurrency": int(trial.stage.parameters.get("concurrency", 32))},
         )
-        reports = report.reports
-        good = sum(each["connections"] for each in reports.values())
-        failed = failures(reports.values())
-        health = health_of(reports, crew.limits)
-        return Sample(
-            trial=trial,
-            started=started,
-            window=max(each["window_s"] for each in reports.values()),
-            requests=good,
-            values={"rate": sum(e["connections"] / e["window_s"] for e in reports.values())},
-            histograms=dict(report.histograms),
-            failed=failed,
-            members=members(reports.values()),
-            health=health,
-            void=self._judge(health, reports, failed, good, crew),
-            series=_series(report.ticks, "done"),
-        )
+        return self._counted("connections", trial, crew, started, report)
 
 
 class Goodput(_Swarmed):
