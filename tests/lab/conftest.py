@@ -154,7 +154,8 @@ def inventory(lab):
 
 def _inventory(cloud) -> set[str]:
     listings = {
-        "server": cloud.compute.servers(all_projects=True),
+        # Nova, and Octavia with its amphorae, show what is deleted for a moment more.
+        "server": (s for s in cloud.compute.servers(all_projects=True) if s.status != "DELETED"),
         "server group": cloud.compute.server_groups(all_projects=True),
         "flavor": cloud.compute.flavors(is_public=None),
         "aggregate": cloud.compute.aggregates(),
