@@ -5,7 +5,7 @@
 PYTHON ?= python3
 export OCTAVIA
 
-COMMANDS := setup demo demo-down check lint docs clean purge
+COMMANDS := setup demo demo-down check bench lint docs clean purge
 .PHONY: help $(COMMANDS)
 
 help:

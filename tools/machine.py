@@ -73,6 +73,15 @@ FUNCTIONAL = (
         units=("ssh.service", "ssh.socket"),
     ),
 )
+# What the project is compared with.
+BENCH = (
+    Need("nmap", "a port scanner to compare with", ("nmap",)),
+    Need("masscan", "a port scanner to compare with", ("masscan",)),
+    Need("wrk", "an HTTP load generator to compare with", ("wrk",)),
+    Need("nghttp2-client", "h2load, a load generator to compare with", ("h2load",)),
+    Need("apache2-utils", "ab, a load generator to compare with", ("ab",)),
+    Need("sockperf", "a latency probe to compare with", ("sockperf",)),
+)
 UNITS = ("/lib/systemd/system", "/usr/lib/systemd/system")
 
 

@@ -27,6 +27,8 @@ make demo        a genuine OpenStack on this machine, the tests in it, the verdi
 make demo-down   take that OpenStack down
 make check       all tests: unit, functional, and the lab end to end (root)
 
+make bench       speed against other tools, side by side; rewrites doc/source/bench (root)
+
 make setup       only install what the two need
 make lint        style and import arrows
 make docs        the documentation, into doc/build/html
@@ -82,6 +84,12 @@ class Project:
         # -v names a test when it begins: some of those in the lab take minutes.
         return self._run("pytest", "-v", "tests/unit", "tests/functional", "tests/lab")
 
+    def bench(self) -> int:
+        """Speed against other tools; the tables go into the documentation."""
+        need_root("make bench")
+        self._prepare(machine.TESTER + machine.LAB + machine.FUNCTIONAL + machine.BENCH)
+        return self._run("pytest", "-v", "--capture=tee-sys", "tests/bench")
+
     def lint(self) -> int:
         """Style and import arrows."""
         self._prepare(machine.TESTER)
@@ -124,7 +132,7 @@ class Project:
         return subprocess.run(argv, cwd=ROOT, env=self.tester.environment()).returncode
 
 
-COMMANDS = ("setup", "demo", "demo-down", "check", "lint", "docs", "clean", "purge")
+COMMANDS = ("setup", "demo", "demo-down", "check", "bench", "lint", "docs", "clean", "purge")
 
 
 def main(arguments: list[str]) -> int:

@@ -82,6 +82,7 @@ class TestVipFirewall(base.SriovLbTest):
         for seen in before.values():
             self.assertEqual((), seen.answers, f"Without any listener: {seen}")
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("11f0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a30")
     @requirement(
         "ENF-001", "Before a load balancer has a listener, nothing passes.", needs=("ipv4",)
@@ -98,6 +99,7 @@ class TestVipFirewall(base.SriovLbTest):
         """
         self.nothing_before(4)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("22f0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a31")
     @requirement(
         "ENF-001", "Before a load balancer has a listener, nothing passes.", needs=("ipv6",)
@@ -114,6 +116,7 @@ class TestVipFirewall(base.SriovLbTest):
         (seen,) = self.ask((self.scene.syn(version, "guarded", client.allowed(version)), None))
         self.passes(seen)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("33f0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a32")
     @requirement(
         "ENF-002", "A source in allowed_cidrs reaches the listener: its SYN is answered.",
@@ -128,6 +131,7 @@ class TestVipFirewall(base.SriovLbTest):
         """
         self.allowed_passes(4)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("44f0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a33")
     @requirement(
         "ENF-002", "A source in allowed_cidrs reaches the listener: its SYN is answered.",
@@ -149,6 +153,7 @@ class TestVipFirewall(base.SriovLbTest):
         self.dropped(by_source)
         self.dropped(by_port)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("55f0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a34")
     @requirement(
         "ENF-003", "A source that is not in allowed_cidrs gets no answer.", needs=("ipv4",)
@@ -165,6 +170,7 @@ class TestVipFirewall(base.SriovLbTest):
         """
         self.denied_dropped(4)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("66f0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a35")
     @requirement(
         "ENF-003", "A source that is not in allowed_cidrs gets no answer.", needs=("ipv6",)
@@ -184,6 +190,7 @@ class TestVipFirewall(base.SriovLbTest):
         for observation in seen:
             self.dropped(observation)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("77f0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a36")
     @requirement(
         "ENF-004", "A port without a listener gives no answer, to allowed sources neither.",
@@ -200,6 +207,7 @@ class TestVipFirewall(base.SriovLbTest):
         """
         self.other_ports_dropped(4)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("88f0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a37")
     @requirement(
         "ENF-004", "A port without a listener gives no answer, to allowed sources neither.",
@@ -222,6 +230,7 @@ class TestVipFirewall(base.SriovLbTest):
         for observation in seen:
             self.dropped(observation)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("99f0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a38")
     @requirement(
         "ENF-005", "A TCP listener lets no UDP in: not even an ICMP error comes back.",
@@ -238,6 +247,7 @@ class TestVipFirewall(base.SriovLbTest):
         """
         self.udp_dropped(4)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("aaf0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a39")
     @requirement(
         "ENF-005", "A TCP listener lets no UDP in: not even an ICMP error comes back.",
@@ -265,6 +275,7 @@ class TestVipFirewall(base.SriovLbTest):
         self.seen["answers by member"] = answered
         self.assertEqual(members, set(answered), f"Of {members}, these answered: {answered}.")
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("bbf0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a3a")
     @requirement(
         "ENF-006", "An HTTP request through the VIP reaches each member.", needs=("ipv4",)
@@ -278,6 +289,7 @@ class TestVipFirewall(base.SriovLbTest):
         """
         self.requests_reach_members(4)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("ccf0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a3b")
     @requirement(
         "ENF-006", "An HTTP request through the VIP reaches each member.", needs=("ipv6",)
@@ -288,6 +300,7 @@ class TestVipFirewall(base.SriovLbTest):
 
     # --- inside --------------------------------------------------------------------------------
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("ddf0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a3c")
     @requirement(
         "ENF-007",
@@ -318,6 +331,7 @@ class TestVipFirewall(base.SriovLbTest):
             ]
             self.assertNotEqual([], closed, "No chain at input has the policy drop.")
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("eef0a0b1-2c3d-4e4f-8a5b-6c7d8e9f0a3d")
     @requirement(
         "ENF-008",

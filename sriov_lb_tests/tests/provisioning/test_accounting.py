@@ -30,6 +30,7 @@ class TestVirtualFunctionsComeBack(base.SriovLbTest):
         self.seen.update(host=story.host, slot=story.held)
         return story
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("f3a6d1c5-8b7e-4f9a-a2d4-1e6c7b8a9f17")
     @requirement(
         "PRV-006",
@@ -54,6 +55,7 @@ class TestVirtualFunctionsComeBack(base.SriovLbTest):
         )
         self.assertIsNone(story.beyond, "Nova granted more VFs than the host had before.")
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("a7b8c9d0-1e2f-4a3b-8c4d-5e6f7a8b9c18")
     @requirement(
         "PRV-009",

@@ -63,6 +63,7 @@ class TestSriovVip(ProvisioningTest):
     ``sriov_vip``, made from the same compute flavor on the same network, has none of it.
     """
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("5d0f5f2a-5f5c-4c60-9d2e-6c1f5f0b7a10")
     @requirement(
         "PRV-001",
@@ -91,6 +92,7 @@ class TestSriovVip(ProvisioningTest):
                 f"aggregate with {dict(self.site.settings.aggregate_properties)}.",
             )
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("0d2dbb0f-7a5a-4f43-8d61-2d2b6c7f4b11")
     @requirement(
         "PRV-002",
@@ -126,6 +128,7 @@ class TestSriovVip(ProvisioningTest):
             [], accounting.doubly_bound(taken), "Two ports claim the same VF of the same host."
         )
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("9f3c5a1e-1c64-4d3f-9d59-6a0f3b1c8e12")
     @requirement(
         "PRV-003",
@@ -149,6 +152,7 @@ class TestSriovVip(ProvisioningTest):
         wanted = {lb.vip_address, *(vip["ip_address"] for vip in lb.additional_vips or ())}
         self.assertEqual(wanted, {fixed["ip_address"] for fixed in port.fixed_ips})
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("1b7f7fb5-9b1d-4d6b-8a63-7c3f0d2e9a13")
     @requirement(
         "PRV-004", "vip_vnic_type says direct in the answers to create, show and list."
@@ -179,6 +183,7 @@ class TestSriovVip(ProvisioningTest):
         self.assertIn(ids["sriov"], filtered, "The list filtered by vip_vnic_type=direct.")
         self.assertNotIn(ids["normal"], filtered, "The list filtered by vip_vnic_type=direct.")
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("6a2f9e0c-0e1a-4b0a-bb7b-8e5d4c3b2a14")
     @requirement(
         "PRV-005",
@@ -208,6 +213,7 @@ class TestSriovVip(ProvisioningTest):
             base.inconclusive("The question finds no VF on the SR-IOV load balancer either.")
         self.assertEqual([], [port.id for port in found["normal"]], "VFs of the normal twin.")
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("c2d8d2f6-3f0e-4a53-8b19-9f6e5d4c3b15")
     @requirement(
         "PRV-007",
@@ -246,6 +252,7 @@ class TestIpv6Vip(ProvisioningTest):
     limits that to IPv4.
     """
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("e7c1b0d4-6f2a-4c8e-9a3b-0d5c6b7a8f16")
     @requirement(
         "PRV-008",

@@ -43,6 +43,7 @@ class TestFlavorRefusals(base.SriovLbTest):
         after = {profile.id for profile in admin.load_balancer.flavor_profiles()}
         self.assertEqual(before, after, "Refused, and made all the same.")
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c20")
     @requirement(
         "REF-001",
@@ -65,6 +66,7 @@ class TestFlavorRefusals(base.SriovLbTest):
         )
         self.assertTrue(control)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("1b2c3d4e-5f6a-4b7c-9d8e-0f1a2b3c4d21")
     @requirement(
         "REF-002",
@@ -84,6 +86,7 @@ class TestFlavorRefusals(base.SriovLbTest):
         )
         self.assertTrue(control)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("2c3d4e5f-6a7b-4c8d-8e9f-1a2b3c4d5e22")
     @requirement(
         "REF-003",
@@ -141,6 +144,7 @@ class TestLoadBalancerRefusals(base.SriovLbTest):
             self.assertEqual([], left, "Refused, and this was left behind.")
         return answer
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("3d4e5f6a-7b8c-4d9e-9f0a-2b3c4d5e6f23")
     @requirement(
         "REF-004",
@@ -165,6 +169,7 @@ class TestLoadBalancerRefusals(base.SriovLbTest):
         self.assertIn("direct", answer["answer"].lower())
         self.assertTrue(control.id)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("4e5f6a7b-8c9d-4e0f-8a1b-3c4d5e6f7a24")
     @requirement(
         "REF-005",
@@ -187,6 +192,7 @@ class TestLoadBalancerRefusals(base.SriovLbTest):
         self.assertIn("port security", answer["answer"].lower())
         self.assertTrue(control.id)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("5f6a7b8c-9d0e-4f1a-9b2c-4d5e6f7a8b25")
     @requirement(
         "REF-006",
@@ -216,6 +222,7 @@ class TestLoadBalancerRefusals(base.SriovLbTest):
         self.assertEqual([], left, "Left behind in Nova or Neutron.")
         self.assertTrue(control.id)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("6a7b8c9d-0e1f-4a2b-8c3d-5e6f7a8b9c26")
     @requirement(
         "REF-007",

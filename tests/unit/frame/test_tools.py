@@ -15,7 +15,7 @@ from oslo_config import cfg
 import machine
 import project
 import tester
-from demo import Demo
+from demo import REGEX, Demo
 from show import Failed, Steps, quietly
 from sriov_lb_tests import config, config_check
 
@@ -306,7 +306,7 @@ def test_the_demo_runs_everything_in_order(stage, capsys):
         "sriov-lb-lab up --octavia 18.0.1 --tempest-extra etc/lab.tempest.conf",
         "sriov-lb-lab status --json",
         "tempest init --workspace-path demo/workspaces.yaml demo/workspace",
-        f"{in_lab}tempest run --regex sriov_lb --concurrency 1",
+        f"{in_lab}tempest run --regex {REGEX} --concurrency 1",
         f"{in_lab}sriov-lb-perf compare --profile smoke --from-cloud"
         f" --config-file demo/workspace/etc/tempest.conf --artifacts {results}/performance",
         f"sriov-lb verdicts {results}",
@@ -351,7 +351,7 @@ def test_what_an_earlier_run_left_is_undone_first(stage):
     calls = ran(stage)
     cleanup = "sriov-lb-lab exec -- .venv/bin/sriov-lb cleanup --journal-dir demo/artifacts/journal"
     assert calls.index(cleanup) < calls.index(
-        "sriov-lb-lab exec -- .venv/bin/tempest run --regex sriov_lb --concurrency 1"
+        f"sriov-lb-lab exec -- .venv/bin/tempest run --regex {REGEX} --concurrency 1"
     )
 
 
