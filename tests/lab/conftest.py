@@ -15,6 +15,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import openstack
 import paramiko
@@ -180,6 +181,63 @@ def _inventory(cloud) -> set[str]:
         for one in listed
         if not (kind == "security group" and one.name == "default")
     }
+
+
+@pytest.fixture
+def made(lab):
+    """``made(create, delete, ...)``: what the administrator creates, deleted in reverse order."""
+    undo = []
+
+    def make(create, delete, *arguments, **options):
+        thing = lab.inside(create, *arguments, **options)
+        undo.append((delete, thing))
+        return thing
+
+    yield make
+    for delete, thing in reversed(undo):
+        lab.inside(delete, thing)
+
+
+@pytest.fixture
+def by_the_book(lab, made):
+    """What Octavia's document on SR-IOV has an administrator make, once; returns how to go on.
+
+    ``flavor(name, **data)`` makes a flavor of Octavia on the compute flavor of the aggregate;
+    ``network`` and ``subnets`` are for VIPs, shared with everybody.
+    """
+    cloud, facts = lab.cloud, lab.facts
+    hosts = facts["sriov_hosts"].split(",")
+
+    def emptied(aggregate):
+        for host in hosts:
+            cloud.compute.remove_host_from_aggregate(aggregate, host)
+        cloud.compute.delete_aggregate(aggregate)
+
+    compute, balancing, network = cloud.compute, cloud.load_balancer, cloud.network
+    aggregate = made(compute.create_aggregate, emptied, name="by-the-book")
+    for host in hosts:
+        lab.inside(compute.add_host_to_aggregate, aggregate, host)
+    lab.inside(compute.set_aggregate_metadata, aggregate, {"sriov-nic": "true"})
+    machine = made(compute.create_flavor, compute.delete_flavor, name="by-the-book", ram=1024,
+                   disk=3, vcpus=1, is_public=False)  # fmt: skip
+    lab.inside(compute.create_flavor_extra_specs, machine, {"sriov-nic": "true"})
+    lab.inside(compute.flavor_add_tenant_access, machine, facts["id_project_service"])
+
+    def flavor(name, **data):
+        data = json.dumps({"compute_flavor": machine.id, **data})
+        profile = made(balancing.create_flavor_profile, balancing.delete_flavor_profile,
+                       name=name, provider_name="amphora", flavor_data=data)  # fmt: skip
+        return made(balancing.create_flavor, balancing.delete_flavor, name=name,
+                    flavor_profile_id=profile.id, enabled=True)  # fmt: skip
+
+    vip = made(network.create_network, network.delete_network, name="by-the-book", shared=True,
+               provider_network_type="flat", provider_physical_network="public")  # fmt: skip
+    subnets = [
+        lab.inside(network.create_subnet, network_id=vip.id, ip_version=version, cidr=cidr,
+                   enable_dhcp=False, gateway_ip=None)
+        for version, cidr in ((4, "203.0.113.0/24"), (6, "2001:db8:7::/64"))
+    ]  # fmt: skip
+    return SimpleNamespace(flavor=flavor, network=vip, subnets=subnets)
 
 
 @pytest.fixture(scope="session")

@@ -13,47 +13,14 @@ SMOKE = r"sriov_lb.*[\[,]smoke"
 
 
 @pytest.fixture
-def prepared(lab):
-    """What an administrator makes once, following Octavia's guide; removed afterwards."""
-    cloud, do = lab.cloud, lab.inside
-    undo = []
-
-    def made(function, delete, *arguments, **options):
-        thing = do(function, *arguments, **options)
-        undo.append((delete, thing))
-        return thing
-
-    compute, balancing, network = cloud.compute, cloud.load_balancer, cloud.network
-    aggregate = made(compute.create_aggregate, compute.delete_aggregate, name="adopted")
-    for host in lab.facts["sriov_hosts"].split(","):
-        do(compute.add_host_to_aggregate, aggregate, host)
-    do(compute.set_aggregate_metadata, aggregate, {"sriov-nic": "true"})
-    flavor = made(compute.create_flavor, compute.delete_flavor, name="adopted", ram=1024, disk=3,
-                  vcpus=1, is_public=False)  # fmt: skip
-    do(compute.create_flavor_extra_specs, flavor, {"sriov-nic": "true"})
-    do(compute.flavor_add_tenant_access, flavor, lab.facts["id_project_service"])
-    ids = {}
-    for name, sriov in (("adopt_sriov_flavor_id", True), ("adopt_normal_flavor_id", False)):
-        data = {"compute_flavor": flavor.id}
-        data = json.dumps({"compute_flavor": flavor.id} | ({"sriov_vip": True} if sriov else {}))
-        profile = made(balancing.create_flavor_profile, balancing.delete_flavor_profile,
-                       name=name, provider_name="amphora", flavor_data=data)  # fmt: skip
-        ids[name] = made(balancing.create_flavor, balancing.delete_flavor, name=name,
-                         flavor_profile_id=profile.id, enabled=True).id  # fmt: skip
-    vip = made(network.create_network, network.delete_network, name="adopted", shared=True,
-               provider_network_type="flat", provider_physical_network="public")  # fmt: skip
-    subnets = [
-        do(network.create_subnet, network_id=vip.id, ip_version=version, cidr=cidr,
-           enable_dhcp=False, gateway_ip=None)
-        for version, cidr in ((4, "203.0.113.0/24"), (6, "2001:db8:7::/64"))
-    ]  # fmt: skip
-    ids["adopt_vip_network_id"] = vip.id
-    ids["adopt_vip_subnet_ids"] = ",".join(subnet.id for subnet in subnets)
-    yield ids
-    for host in lab.facts["sriov_hosts"].split(","):
-        do(compute.remove_host_from_aggregate, aggregate, host)
-    for delete, thing in reversed(undo):
-        do(delete, thing)
+def prepared(by_the_book):
+    """The ids that a stranger's administrator would hand out."""
+    return {
+        "adopt_sriov_flavor_id": by_the_book.flavor("adopt-sriov", sriov_vip=True).id,
+        "adopt_normal_flavor_id": by_the_book.flavor("adopt-normal").id,
+        "adopt_vip_network_id": by_the_book.network.id,
+        "adopt_vip_subnet_ids": ",".join(subnet.id for subnet in by_the_book.subnets),
+    }
 
 
 def test_a_member_with_ids_proves_the_firewall(
