@@ -376,7 +376,8 @@ ADOPT = [
         "adopt_vip_network_id",
         default="",
         help="Network of the VIP, id, on a physical network with VFs and with port security on. "
-        "Needed in adopt mode. Example: d4f0a1c2-71c0-4d57-8cb6-9a1b8b3d5e21",
+        "Needed in adopt mode; in administrator mode it takes the place of the network that is "
+        "made, for physical networks that can carry one only. Example: d4f0a1c2-71c0-4d57-8cb6-9a1b8b3d5e21",
     ),
     cfg.ListOpt(
         "adopt_vip_subnet_ids",
@@ -387,7 +388,8 @@ ADOPT = [
     cfg.StrOpt(
         "adopt_member_network_id",
         default="",
-        help="Network of the members, id. Empty: the VIP's network (one-arm). "
+        help="Network of the members, id. Empty: the VIP's network (one-arm); in administrator "
+        "mode one is made. "
         "Example: 8c2e6d7f-3a55-4e0e-9f1b-2b7c4d6e8f90",
     ),
     cfg.ListOpt(
@@ -424,6 +426,23 @@ LIMITS = [
         default=False,
         help="Whether tests that take many minutes each run too, such as ten load balancers in a "
         "row on the last free VF. Example: true",
+    ),
+    cfg.StrOpt(
+        "matrix",
+        default="pairwise",
+        choices=[
+            ("pairwise", "every two values of any two factors meet once: 25 minutes on the lab"),
+            ("full", "every load balancer of the matrix with everything on it: for nightly runs"),
+        ],
+        help="How much of the matrix (scenarios/matrices) runs. Example: full",
+    ),
+    cfg.StrOpt(
+        "tls_container_ref",
+        default="",
+        help="Certificate for TERMINATED_HTTPS listeners, as Octavia's default_tls_container_ref "
+        "takes it: a Barbican secret or container that Octavia may read. Empty: the listener is "
+        "asked for without one, and Octavia's refusal is recorded. Example: "
+        "https://barbican.example.org/v1/secrets/9f3c1f0c-6a54-4f1c-8f0f-2b7f0f7f1d11",
     ),
     cfg.IntOpt(
         "lb_build_timeout",

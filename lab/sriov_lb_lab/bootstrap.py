@@ -54,6 +54,7 @@ def main() -> None:
     source = INSIDE_LAB / "settings.json"
     settings = Settings.from_dict(json.loads(source.read_text()))
     certificates.make(Path(octavia.CERTIFICATES), settings.passwords["ca_passphrase"])
+    certificates.make_web(Path(octavia.WEB_CERTIFICATES), octavia.WEB_CERTIFICATE)
     _keystone(settings)
     _identity(_admin(settings), settings)
     Path(IDENTIFIED).touch()

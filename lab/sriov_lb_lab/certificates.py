@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two certificate authorities between Octavia and its amphorae, made inside the lab.
+"""The certificates of the lab's Octavia, made inside the lab.
 
 As Octavia's guide asks (doc/source/admin/guides/certificates.rst, dual CA): the server CA signs
-each amphora's certificate, the client CA signs the one that controllers show to amphorae.
+each amphora's certificate, the client CA signs the one that controllers show to amphorae. And one
+for users: there is no Barbican, so the certificate of TERMINATED_HTTPS listeners is a file that
+Octavia's local certificate manager reads by its name.
 """
 
 from __future__ import annotations
@@ -31,6 +33,22 @@ def make(folder: Path, passphrase: str) -> None:
     _write(folder / "client_ca.cert.pem", _pem(client_ca))
     plain = serialization.NoEncryption()
     _write(folder / "client.cert-and-key.pem", _pem(certificate) + _key_pem(key, plain))
+
+
+def make_web(folder: Path, name: str) -> None:
+    """Write NAME.crt and NAME.key, where Octavia's local certificate manager looks for NAME."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key = _key()
+    subject = "sriov-lb-lab.test"
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    certificate = (
+        _builder(subject, _name(subject), key)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(subject)]), critical=False)
+        .add_extension(usage, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    _write(folder / f"{name}.crt", _pem(certificate))
+    _write(folder / f"{name}.key", _key_pem(key, serialization.NoEncryption()))
 
 
 def _name(common: str) -> x509.Name:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from sriov_lb_lab import files
-from sriov_lb_lab.config import ini
+from sriov_lb_lab.config import ini, octavia
 from sriov_lb_lab.errors import StateError
 from sriov_lb_lab.paths import INSIDE_STACK, Paths
 from sriov_lb_lab.settings import BOOTSTRAP_IDS, HOSTS, PHYSNETS, SECRETS, Settings
@@ -50,6 +50,7 @@ def facts(paths: Paths, settings: Settings) -> dict[str, object]:
         "octavia": settings.octavia,
         "substrate": settings.substrate,
         "ip_vs": kernel_has_ip_vs(),
+        "tls_container_ref": octavia.WEB_CERTIFICATE,
         "trees": settings.trees,
         "clouds_yaml": str(paths.clouds_yaml),
         "tempest_conf": str(paths.tempest_conf),

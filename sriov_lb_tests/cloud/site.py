@@ -145,6 +145,33 @@ class Site:
         """Who makes the guests' ports."""
         return "member"
 
+    # --- networks that are there already ---
+
+    def _existing(self, side: str) -> Net | None:
+        """The network of a side (``vip``, ``member``) that the settings name, if they do."""
+        network_id = getattr(self.settings.adopt, f"{side}_network_id")
+        if not network_id:
+            return None
+        subnet_ids = getattr(self.settings.adopt, f"{side}_subnet_ids")
+        option = f"[sriov_lb] adopt_{side}_network_id"
+        subs = f"[sriov_lb] adopt_{side}_subnet_ids"
+        net = networks.adopt(self.clouds.member, network_id, option)
+        if subnet_ids:
+            net.subnets = {}
+            for subnet_id in subnet_ids:
+                try:
+                    subnet = self.clouds.member.network.get_subnet(subnet_id)
+                except sdk.NotFoundException as error:
+                    raise errors.ResourceMissing(
+                        f"Subnet {subnet_id!r} ({subs}) does not exist or is not visible."
+                    ) from error
+                if subnet.network_id != net.id:
+                    raise errors.ResourceMissing(
+                        f"Subnet {subnet_id} ({subs}) is not on network {net.id} ({option})."
+                    )
+                net.subnets.setdefault(subnet.ip_version, subnet)
+        return net
+
     # --- guests ---
 
     @once
@@ -399,11 +426,11 @@ class AdminSite(Site):
 
     @once
     def vip_net(self) -> Net:
-        return self._net(self.settings.vip, "vip")
+        return self._existing("vip") or self._net(self.settings.vip, "vip")
 
     @once
     def member_net(self) -> Net:
-        return self._net(self.settings.member, "member")
+        return self._existing("member") or self._net(self.settings.member, "member")
 
     def _net(self, wanted: NetSettings, what: str) -> Net:
         admin = self.clouds.by("admin")
@@ -432,25 +459,13 @@ class AdoptedSite(Site):
 
     @once
     def vip_net(self) -> Net:
-        adopt = self.settings.adopt
-        return self._net(
-            adopt.vip_network_id,
-            adopt.vip_subnet_ids,
-            "[sriov_lb] adopt_vip_network_id",
-            "[sriov_lb] adopt_vip_subnet_ids",
-        )
+        found = self._existing("vip")
+        assert found is not None, "the check of the options asks for adopt_vip_network_id"
+        return found
 
     @once
     def member_net(self) -> Net:
-        adopt = self.settings.adopt
-        if not adopt.member_network_id:
-            return self.vip_net
-        return self._net(
-            adopt.member_network_id,
-            adopt.member_subnet_ids,
-            "[sriov_lb] adopt_member_network_id",
-            "[sriov_lb] adopt_member_subnet_ids",
-        )
+        return self._existing("member") or self.vip_net
 
     @once
     def sriov_flavor_id(self) -> str:
@@ -515,21 +530,3 @@ class AdoptedSite(Site):
                 remedy="openstack loadbalancer flavor set --enable FLAVOR",
             )
         return flavor.id
-
-    def _net(self, network_id: str, subnet_ids: tuple[str, ...], option: str, subs: str) -> Net:
-        net = networks.adopt(self.clouds.member, network_id, option)
-        if subnet_ids:
-            net.subnets = {}
-            for subnet_id in subnet_ids:
-                try:
-                    subnet = self.clouds.member.network.get_subnet(subnet_id)
-                except sdk.NotFoundException as error:
-                    raise errors.ResourceMissing(
-                        f"Subnet {subnet_id!r} ({subs}) does not exist or is not visible."
-                    ) from error
-                if subnet.network_id != net.id:
-                    raise errors.ResourceMissing(
-                        f"Subnet {subnet_id} ({subs}) is not on network {net.id} ({option})."
-                    )
-                net.subnets.setdefault(subnet.ip_version, subnet)
-        return net

@@ -8,6 +8,9 @@ from sriov_lb_lab.paths import INSIDE_LAB
 from sriov_lb_lab.settings import PHYSNETS, Settings
 
 CERTIFICATES = f"{INSIDE_LAB}/octavia/certs"
+#: Where users' certificates are, and the name by which a listener refers to the one there is.
+WEB_CERTIFICATES = f"{INSIDE_LAB}/octavia/tls"
+WEB_CERTIFICATE = "lab-web"
 AMPHORA_TAG = "amphora"
 KEYPAIR = "octavia-ssh-key"
 
@@ -36,6 +39,9 @@ def _sections(settings: Settings) -> dict[str, dict[str, object]]:
         "oslo_messaging_rabbit": ini.messaging(),
         "certificates": {
             "cert_generator": "local_cert_generator",
+            # No Barbican in the lab: TERMINATED_HTTPS listeners name a file.
+            "cert_manager": "local_cert_manager",
+            "storage_path": WEB_CERTIFICATES,
             "ca_certificate": f"{CERTIFICATES}/server_ca.cert.pem",
             "ca_private_key": f"{CERTIFICATES}/server_ca.key.pem",
             "ca_private_key_passphrase": settings.passwords["ca_passphrase"],

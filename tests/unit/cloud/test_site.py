@@ -199,3 +199,19 @@ def test_twins_are_asked_for_side_by_side(made, furnished):
     assert twins.sriov.vip_subnet_id == twins.normal.vip_subnet_id
     assert twins.sriov.flavor_id != twins.normal.flavor_id
     assert twins.sriov.additional_vips == [{"subnet_id": made.vip_net.subnet(6).id}]
+
+
+def test_admin_mode_uses_networks_that_are_named(furnished, book, tmp_path):
+    there = {}
+    for side in ("vip", "member"):
+        net = furnished.network._create("network", {"name": f"shared-{side}"})
+        furnished.network._create("subnet", {"network_id": net.id, "ip_version": 4})
+        there[side] = net.id
+    named = site.AdoptSettings(vip_network_id=there["vip"], member_network_id=there["member"])
+    place = site.AdminSite(
+        settings(tmp_path, adopt=named), Clouds(member=furnished, admin=furnished), book
+    )
+    assert place.vip_net.id == there["vip"]
+    assert place.member_net.id == there["member"]
+    assert place.vip_net.subnet(4).network_id == there["vip"]
+    assert not [entry for entry in book.entries if entry.kind == "network"]
