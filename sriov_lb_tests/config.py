@@ -377,7 +377,8 @@ ADOPT = [
         default="",
         help="Network of the VIP, id, on a physical network with VFs and with port security on. "
         "Needed in adopt mode; in administrator mode it takes the place of the network that is "
-        "made, for physical networks that can carry one only. Example: d4f0a1c2-71c0-4d57-8cb6-9a1b8b3d5e21",
+        "made, for physical networks that can carry one only. "
+        "Example: d4f0a1c2-71c0-4d57-8cb6-9a1b8b3d5e21",
     ),
     cfg.ListOpt(
         "adopt_vip_subnet_ids",

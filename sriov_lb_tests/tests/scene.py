@@ -179,14 +179,30 @@ class Scene:
 
     @once
     def client(self) -> Client:
-        guest = self.site.await_guest(self.asked["client"])
+        return self._client(self.asked["client"])
+
+    @once
+    def normal_client(self) -> Client:
+        """One more client, on a normal port of the VIP network; asked for at the first look."""
+        return self._client(self.site.ask_client("normal"))
+
+    def _client(self, asked: Guest) -> Client:
+        guest = self.site.await_guest(asked)
         host = self.stage.host(guest, CONF.sriov_lb.guest_user)
-        mac = guest.mac(VIP)
+        vantage = self.vantage(guest, host, VIP)
+        return Client(guest, host, vantage)
+
+    def vantage(self, guest: Guest, host: SshHost, role: str) -> Vantage:
+        """The place where a guest's port of a role (``vip``, ``member``) is; closed in the end.
+
+        :raises GuestUnreachable: the guest has no interface with the port's MAC.
+        """
+        mac = guest.mac(role)
         found = [i.name for i in host.interfaces().values() if i.mac.lower() == mac]
         if not found:
             raise errors.GuestUnreachable(
-                f"The client {guest.name} has no interface with the MAC {mac} of its port on the "
-                f"VIP network; it has {', '.join(sorted(host.interfaces()))}."
+                f"The guest {guest.name} has no interface with the MAC {mac} of its {role} port; "
+                f"it has {', '.join(sorted(host.interfaces()))}."
             )
         host.run(["ip", "link", "set", found[0], "up"], root=True)
         vantage = Vantage(
@@ -197,7 +213,7 @@ class Scene:
             timeout=CONF.sriov_lb.probe_timeout,
         )
         self.stage.on_close(vantage.close)
-        return Client(guest, host, vantage)
+        return vantage
 
     @once
     def members(self) -> list[Guest]:
