@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a policy to the packets that are sent to look whether it holds on the wire. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sriov_lb_tests.policy import packet as headers
+from sriov_lb_tests.policy.intervals import Intervals, address, contains, text_of
+from sriov_lb_tests.policy.model import Listener, Policy, Promise
+from sriov_lb_tests.policy.packet import Packet
+
+#: How many sources of each kind are tried for one listener and IP version.
+SOURCES = 3
+
+#: TCP ports of an amphora's own services: ssh, stick tables, agent.
+AMPHORA_PORTS = (22, 1025, 9443)
+
+#: Tried where a load balancer has no listener and nobody says which ports it used to have.
+USUAL_PORTS = (80, 443)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which sources may be sent from, so that answers come back.
+
+    :param own: addresses of the sender.
+    :param links: networks on its link (CIDRs) it may pretend to be a host of; () where port
+        security holds it to its own addresses.
+    :param taken: addresses of others, which are never pretended.
+    :param anywhere: whether answers to sources off the link come back too, because the sender
+        plays the router.
+    """
+
+    own: tuple[str, ...]
+    links: tuple[str, ...] = ()
+    taken: frozenset[str] = frozenset()
+    anywhere: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        vantage: Any,
+        subject: Any,
+        links: Iterable[str] = (),
+        taken: Iterable[str] = (),
+        anywhere: bool = False,
+    ) -> Reach:
+        """For a vantage: its interface's addresses; VIPs and base ports are taken."""
+        own = tuple(
+            str(one.ip) for one in vantage.interface.addresses if not one.ip.is_link_local
+        )
+        policy = subject.policy()
+        others = frozenset([*policy.vips, *subject.addresses, *taken])
+        return cls(own, tuple(links), others, anywhere)
+
+    def _may_pretend(self, text: str) -> bool:
+        one = ipaddress.ip_address(text)
+        if text in self.taken or one.is_multicast or one.is_loopback or one.is_unspecified:
+            return False
+        for link in map(ipaddress.ip_network, self.links):
+            if one.version == link.version and one in link:
+                # The first host is a router's, as a rule.
+                edges = (link.network_address, link.network_address + 1, link.broadcast_address)
+                return one not in edges
+        return self.anywhere
+
+    def sources(self, version: int, wanted: Intervals, *, inside: bool) -> Iterator[str]:
+        """Addresses in ``wanted`` (or outside of it), own ones first, then those at its edges."""
+        seen = set()
+        for text in [*self.own, *self._edges(version, wanted, inside)]:
+            found, number = address(text)
+            if found != version or text in seen or contains(wanted, number) is not inside:
+                continue
+            if text in self.own or self._may_pretend(text):
+                seen.add(text)
+                yield text
+
+    def _edges(self, version: int, wanted: Intervals, inside: bool) -> Iterator[str]:
+        top = (1 << (32 if version == 4 else 128)) - 1
+        networks = [ipaddress.ip_network(text) for text in self.links]
+        for low, high in wanted:
+            parts = [
+                (max(low, int(net[0])), min(high, int(net[-1])))
+                for net in networks
+                if net.version == version
+            ]
+            parts = [(a, b) for a, b in parts if a <= b]
+            if inside:
+                for a, b in parts or [(low, high)]:
+                    # A few of either end: the outermost may be nobody's.
+                    for number in (a, b, a + 1, b - 1, a + 2, b - 2):
+                        if a <= number <= b:
+                            yield text_of(number, version)
+            else:
+                for number in (low - 1, high + 1, low - 2, high + 2):
+                    if 0 <= number <= top:
+                        yield text_of(number, version)
+        if inside:
+            return
+        for net in networks:
+            if net.version == version and net.num_addresses > 8:
+                yield str(net[-6])
+
+
+@dataclass(frozen=True)
+class Question:
+    """One packet whose fate is looked at.
+
+    :param why: what it is, for people: ``a source in allowed_cidrs``.
+    :param promise: what the policy says of it, and ``clause`` which of its clauses.
+    :param control: a packet that differs in what is under test and has to pass; None when there
+        is none, then the link itself is the control.
+    :param shows: whether an accepted one is answered in a way that its sender sees.
+    """
+
+    packet: Packet
+    why: str
+    promise: Promise
+    control: Packet | None = None
+    shows: bool = True
+    clause: str = ""
+
+
+def questions(
+    policy: Policy,
+    reach: Reach,
+    *,
+    ports: Sequence[int] = (),
+    neighbours: bool = True,
+    thorough: bool = False,
+) -> list[Question]:
+    """What to ask of the wire.
+
+    :param ports: TCP ports that were served once and may have been forgotten in a ruleset.
+    :param neighbours: ask for the ports beside each listener's, too.
+    :param thorough: also for what no listener is about: other protocols, the amphora's own
+        services, the pair's, ICMP, address configuration.
+    """
+    maker = _Questions(policy, reach)
+    found = list(maker.ask(tuple(ports), neighbours))
+    if thorough:
+        found += maker.beyond(found)
+    return [replace(one, clause=policy.decide(one.packet).name) for one in found]
+
+
+class _Questions:
+    def __init__(self, policy: Policy, reach: Reach) -> None:
+        self.policy, self.reach = policy, reach
+        self.vips: dict[int, list[str]] = {4: [], 6: []}
+        for text in policy.vips:
+            self.vips[address(text)[0]].append(text)
+
+    def packet(self, source: str, vip: str, protocol: int, port: int) -> Packet:
+        return Packet(
+            interface=self.policy.vip_interface,
+            source=source,
+            destination=vip,
+            protocol=protocol,
+            sport=40000,
+            dport=port,
+            tcp_flags=headers.SYN if protocol == headers.TCP else 0,
+        )
+
+    def promise(self, packet: Packet) -> Promise:
+        return self.policy.decide(packet).promise
+
+    def ask(self, ports: tuple[int, ...], neighbours: bool) -> Iterator[Question]:
+        for version, vips in self.vips.items():
+            if not vips:
+                continue
+            good: list[Packet] = []
+            for listener in self.policy.listeners:
+                yield from self._listener(listener, version, vips, good)
+            yield from self._others(version, vips[0], good, ports, neighbours)
+
+    def _listener(
+        self, listener: Listener, version: int, vips: list[str], good: list[Packet]
+    ) -> Iterator[Question]:
+        shows = listener.protocol == headers.TCP
+        allowed = self._some(version, listener.sources(version), inside=True)
+        passing = []
+        for number, vip in enumerate(vips):
+            for source in allowed[: 1 if number else SOURCES]:
+                packet = self.packet(source, vip, listener.protocol, listener.port)
+                if self.promise(packet) is not Promise.REQUIRED:
+                    continue
+                passing.append(packet)
+                why = f"a source that listener {listener.name} is open to"
+                yield Question(packet, why, Promise.REQUIRED, None, shows)
+        if shows:
+            good += passing
+        for source in self._some(version, listener.sources(version), inside=False):
+            packet = self.packet(source, vips[0], listener.protocol, listener.port)
+            if self.promise(packet) is Promise.FORBIDDEN:
+                control = (passing or good or [None])[0] if shows else None
+                why = f"a source that listener {listener.name} is not open to"
+                yield Question(packet, why, Promise.FORBIDDEN, control, shows)
+
+    def _others(
+        self,
+        version: int,
+        vip: str,
+        good: list[Packet],
+        ports: tuple[int, ...],
+        neighbours: bool,
+    ) -> Iterator[Question]:
+        served = {
+            entry.port for entry in self.policy.listeners if entry.protocol == headers.TCP
+        }
+        wanted = dict.fromkeys(ports, "a port that was served once")
+        if neighbours:
+            for port in sorted(served):
+                for other in (port - 1, port + 1):
+                    if 1 <= other <= 65535:
+                        wanted.setdefault(other, f"a neighbour of port {port}")
+        if not served:
+            for port in USUAL_PORTS:
+                wanted.setdefault(port, "a load balancer without listeners")
+        own = self._some(version, ((0, (1 << (32 if version == 4 else 128)) - 1),), inside=True)
+        for port, why in wanted.items():
+            if port in served or not own:
+                continue
+            # The control's source, where there is one: then the port is all that differs.
+            control = good[0] if good else None
+            packet = self.packet(
+                control.source if control else own[0], vip, headers.TCP, port
+            )
+            if self.promise(packet) is Promise.FORBIDDEN:
+                yield Question(packet, why, Promise.FORBIDDEN, control)
+
+    def beyond(self, asked: Sequence[Question]) -> Iterator[Question]:
+        """What no listener is about."""
+        everybody = {v: ((0, (1 << (32 if v == 4 else 128)) - 1),) for v in (4, 6)}
+        for version, vips in self.vips.items():
+            sources = self._some(version, everybody[version], inside=True) if vips else []
+            if not sources:
+                continue
+            vip = vips[0]
+            control = next(
+                (one.packet for one in asked if one.packet.destination == vip
+                 and one.promise is Promise.REQUIRED and one.shows),
+                None,
+            )  # fmt: skip
+            source = control.source if control else sources[0]
+            plain = self.packet(source, vip, headers.TCP, 0)
+            known = [one.packet for one in asked]
+            for why, packet, shows in self._strangers(plain):
+                if packet not in known and self.promise(packet) is Promise.FORBIDDEN:
+                    yield Question(packet, why, Promise.FORBIDDEN, control, shows)
+
+    def _strangers(self, plain: Packet) -> Iterator[tuple[str, Packet, bool]]:
+        for port in AMPHORA_PORTS:
+            yield "a service of the amphora itself", replace(plain, dport=port), True
+        served = [one for one in self.policy.listeners if one.protocol == headers.TCP]
+        udp = replace(plain, protocol=headers.UDP, tcp_flags=0)
+        for listener in served[:4]:
+            text = f"UDP to the port of listener {listener.name}"
+            yield text, replace(udp, dport=listener.port), True
+        yield "a datagram from the port of a DHCP server", replace(udp, sport=67, dport=6767), True
+        yield "a datagram to the port of a DHCP client", replace(udp, sport=6767, dport=68), True
+        version = plain.version
+        icmp, echo = (headers.ICMP, 8) if version == 4 else (headers.ICMPV6, 128)
+        bare = replace(plain, tcp_flags=0, sport=0)
+        yield "a ping", replace(bare, protocol=icmp, icmp_type=echo), True
+        for number, what in ((headers.VRRP, "VRRP from a stranger"), (47, "a tunnel (GRE)")):
+            yield what, replace(bare, protocol=number), False
+
+    def _some(self, version: int, wanted: Intervals, *, inside: bool) -> list[str]:
+        found = []
+        for text in self.reach.sources(version, wanted, inside=inside):
+            found.append(text)
+            if len(found) == SOURCES:
+                break
+        return found
