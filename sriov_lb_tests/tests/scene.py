@@ -132,12 +132,19 @@ class Scene:
         # IPv6 alone where there is IPv6; nobody waits for it but the tests that want it.
         spare = (6,) if 6 in self.versions else self.versions[:1]
         found["spare"] = self.site.ask_load_balancer("sriov", versions=spare, what="spare")
-        found["client"] = self.site.ask_client(self.topology.client_vnic_type)
-        found["members"] = [
-            self.site.ask_member(number, self.topology.member_place)
-            for number in range(1, self.topology.members + 1)
-        ]
-        return found
+        return {**found, **self.guests}
+
+    @once
+    def guests(self) -> dict[str, Any]:
+        """Guests, asked for and not yet waited for: all that a class needs that has load
+        balancers of its own."""
+        return {
+            "client": self.site.ask_client(self.topology.client_vnic_type),
+            "members": [
+                self.site.ask_member(number, self.topology.member_place)
+                for number in range(1, self.topology.members + 1)
+            ],
+        }
 
     @once
     def created(self) -> dict[str, Any]:
@@ -179,7 +186,7 @@ class Scene:
 
     @once
     def client(self) -> Client:
-        return self._client(self.asked["client"])
+        return self._client(self.guests["client"])
 
     @once
     def normal_client(self) -> Client:
@@ -219,7 +226,7 @@ class Scene:
     def members(self) -> list[Guest]:
         """Member servers that answer to HTTP with their names."""
         user = CONF.sriov_lb.member_user or CONF.sriov_lb.guest_user
-        guests = [self.site.await_guest(guest) for guest in self.asked["members"]]
+        guests = [self.site.await_guest(guest) for guest in self.guests["members"]]
         for guest in guests:
             for pool in self.wanted.pools:
                 backend.start(self.stage.host(guest, user), guest.name, pool.member_port)
@@ -229,7 +236,7 @@ class Scene:
 
     @once
     def wanted(self) -> scenario.ListenerSet:
-        guest = self.asked["client"]
+        guest = self.guests["client"]
         values = {
             f"allowed_v{version}": guest.addresses(VIP, version)[0]
             for version in self.versions
