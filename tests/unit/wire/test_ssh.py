@@ -20,7 +20,7 @@ def key_file(tmp_path_factory):
 
 def host(key_file, outcome, **options):
     """A host whose every attempt to connect raises ``outcome``."""
-    made = SshHost("192.0.2.7", user="debian", key_file=key_file, deadline=0.3, **options)
+    made = SshHost("192.0.2.7", user="debian", key_file=key_file, deadline=0.05, **options)
 
     def attempt(timeout):
         raise outcome
