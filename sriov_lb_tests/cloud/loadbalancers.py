@@ -209,7 +209,76 @@ class LoadBalancers:
             if amphora.status == "ALLOCATED"
         ]
 
+    def update(self, lb: Any, **attributes: Any) -> resources.LoadBalancer:
+        """Change the load balancer itself: ``name``, ``admin_state_up``."""
+        self._changed(
+            lb, lambda: self._put(f"/lbaas/loadbalancers/{lb.id}", loadbalancer=attributes)
+        )
+        return self.show(lb.id)
+
+    def failover(self, lb: Any) -> resources.LoadBalancer:
+        """Have every amphora replaced (administrators only), and wait until it is done."""
+        admin = self.clouds.by("admin").load_balancer
+        self._changed(
+            lb, lambda: admin.failover_load_balancer(lb.id), timeout=self.timeout
+        )
+        return self.show(lb.id)
+
+    def failover_amphora(self, lb: Any, amphora: Any) -> resources.LoadBalancer:
+        """Have one amphora replaced (administrators only), and wait until it is done."""
+        admin = self.clouds.by("admin").load_balancer
+        self._changed(lb, lambda: admin.failover_amphora(amphora.id), timeout=self.timeout)
+        return self.show(lb.id)
+
+    # --- the instances below it (administrators only) ---
+
+    def stop_amphora(self, amphora: Any) -> None:
+        """Power off an amphora's instance, and wait until Nova says so."""
+        compute = self.clouds.by("admin").compute
+        compute.stop_server(amphora.compute_id)
+        self._await_server(amphora, "SHUTOFF")
+
+    def start_amphora(self, amphora: Any) -> None:
+        """Power it on again, and wait until Nova says so; its services take longer."""
+        compute = self.clouds.by("admin").compute
+        compute.start_server(amphora.compute_id)
+        self._await_server(amphora, "ACTIVE")
+
+    def reboot_amphora(self, amphora: Any, kind: str) -> None:
+        """Reboot an amphora's instance, ``SOFT`` or ``HARD``, and wait until Nova is done."""
+        compute = self.clouds.by("admin").compute
+        compute.reboot_server(amphora.compute_id, kind)
+        self._await_server(amphora, "ACTIVE")
+
+    def _await_server(self, amphora: Any, status: str) -> None:
+        compute = self.clouds.by("admin").compute
+        last = [""]
+
+        def there() -> bool:
+            server = compute.get_server(amphora.compute_id)
+            last[0] = f"{server.status}, task {server.task_state}"
+            if server.status == "ERROR":
+                raise errors.ResourceFault(
+                    f"Instance {server.id} of amphora {amphora.id} was to be {status} and is "
+                    f"ERROR: {server.fault}."
+                )
+            return server.status == status and server.task_state is None
+
+        until(
+            there,
+            what=f"the instance {amphora.compute_id} of amphora {amphora.id} to be {status}",
+            timeout=self.change_timeout,
+            interval=min(self.interval, 0.5),
+            explain=lambda: f"It is {last[0]}.",
+        )
+
     # --- what hangs on it ---
+
+    def listeners(self, lb: Any) -> list[Any]:
+        return list(self._api.listeners(load_balancer_id=lb.id))
+
+    def pools(self, lb: Any) -> list[Any]:
+        return list(self._api.pools(loadbalancer_id=lb.id))
 
     def create_listener(
         self,
@@ -242,6 +311,28 @@ class LoadBalancers:
 
     def delete_listener(self, lb: Any, listener: Any) -> None:
         self._delete_child(lb, "listener", listener)
+
+    def update_pool(self, lb: Any, pool: Any, **attributes: Any) -> Any:
+        self._changed(lb, lambda: self._put(f"/lbaas/pools/{pool.id}", pool=attributes))
+        return self._healthy(lb, "pool", self._api.get_pool(pool.id))
+
+    def delete_pool(self, lb: Any, pool: Any) -> None:
+        self._delete_child(lb, "pool", pool)
+
+    def update_member(self, lb: Any, pool: Any, member: Any, **attributes: Any) -> None:
+        path = f"/lbaas/pools/{pool.id}/members/{member.id}"
+        self._changed(lb, lambda: self._put(path, member=attributes))
+
+    def replace_members(self, lb: Any, pool: Any, members: Sequence[Mapping[str, Any]]) -> None:
+        """The batch update: these are the pool's members afterwards, and no others.
+
+        They go with the load balancer, so the journal has no entry of their own.
+        """
+        path = f"/lbaas/pools/{pool.id}/members"
+        self._changed(lb, lambda: self._put(path, members=list(members)))
+
+    def delete_health_monitor(self, lb: Any, monitor: Any) -> None:
+        self._delete_child(lb, "health_monitor", monitor)
 
     def create_pool(
         self,
@@ -340,6 +431,12 @@ class LoadBalancers:
 
     # --- how changes are made ---
 
+    def _put(self, path: str, **body: Any) -> Any:
+        """A PUT in the words of the REST API, for what the SDK has no call for."""
+        answer = self._api.put(path, json=body)
+        sdk.raise_from_response(answer)
+        return answer
+
     def _make_child(self, lb: Any, kind: str, what: str, request: Any, **extra: Any) -> Any:
         name = self.ledger.name(what)
         made: list[Any] = []
@@ -388,7 +485,7 @@ class LoadBalancers:
         )
         self.wait(lb.id, timeout=self.change_timeout)
 
-    def _changed(self, lb: Any, change: Any) -> None:
+    def _changed(self, lb: Any, change: Any, *, timeout: float | None = None) -> None:
         """Make a change when Octavia takes it, and wait until it is done."""
         before = [""]
 
@@ -415,4 +512,4 @@ class LoadBalancers:
             interval=self.interval,
             explain=lambda: f"Octavia says: {before[0]}",
         )
-        self.wait(lb.id, timeout=self.change_timeout)
+        self.wait(lb.id, timeout=timeout or self.change_timeout)
