@@ -18,7 +18,10 @@ from sriov_lb_tests.wire.namespace import NamespaceHost, PipeChannel
 from . import carry, errors
 from .agent import PROTOCOL
 
-FORMS = "ssh://USER@HOST[:PORT][?key=FILE], namespace:NAME or local"
+FORMS = (
+    "ssh://USER@HOST[:PORT][?key=FILE][&jump=USER@HOST[:PORT][&jump_key=FILE]], namespace:NAME or "
+    "local"
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Client:
     :param kind: ``ssh``, ``namespace`` or ``local``.
     :param where: host address or namespace.
     :param cpu: CPU number to pin the generator to; None: the scheduler decides.
+    :param jump: the ssh proxy it is reached through; None: directly.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Client:
     key_file: str | None = None
     cpu: int | None = None
     sources: tuple[str, ...] = ()
+    jump: Client | None = None
 
     @classmethod
     def parse(cls, text: str, *, key_file: str | None = None) -> Client:
@@ -53,15 +58,21 @@ class Client:
             return cls(url.path, "namespace", url.path)
         if url.scheme == "ssh" and url.hostname:
             query = parse_qs(url.query)
-            unknown = set(query) - {"key"}
-            if not unknown:
+            unknown = set(query) - {"key", "jump", "jump_key"}
+            if not unknown and ("jump" in query or "jump_key" not in query):
+                key_file = query.get("key", [key_file])[0]
+                jump = None
+                if "jump" in query:
+                    jump_key = query.get("jump_key", [key_file])[0]
+                    jump = cls.parse("ssh://" + query["jump"][0], key_file=jump_key)
                 return cls(
                     url.hostname,
                     "ssh",
                     url.hostname,
                     user=unquote(url.username or "debian"),
                     port=url.port or 22,
-                    key_file=query.get("key", [key_file])[0],
+                    key_file=key_file,
+                    jump=jump,
                 )
         raise errors.BadTarget(f"--client {text!r} is not of the form {FORMS}.")
 
@@ -73,6 +84,10 @@ class Client:
         common = {"cpu": data.get("cpu"), "sources": tuple(data.get("sources", ()))}
         if kind == "ssh":
             ssh = data["ssh"]
+            jump = None
+            if "jump" in ssh:
+                own = {"key_file": ssh["key_file"]} if "key_file" in ssh else {}
+                jump = cls.from_mapping({"ssh": {**own, **ssh["jump"]}})
             return cls(
                 name or ssh["address"],
                 "ssh",
@@ -80,6 +95,7 @@ class Client:
                 user=ssh.get("user", "debian"),
                 port=ssh.get("port", 22),
                 key_file=ssh.get("key_file"),
+                jump=jump,
                 **common,
             )
         where = data["namespace"] if kind == "namespace" else ""
@@ -88,7 +104,8 @@ class Client:
     def describe(self) -> str:
         """For reports: no key paths."""
         if self.kind == "ssh":
-            return f"{self.name} (ssh {self.user}@{self.where})"
+            through = f" through {self.jump.user}@{self.jump.where}" if self.jump else ""
+            return f"{self.name} (ssh {self.user}@{self.where}{through})"
         return f"{self.name} ({self.kind} {self.where})".replace(" )", ")")
 
     def open(self, pins: Path | None = None) -> AgentHost:
@@ -100,22 +117,33 @@ class Client:
             return LocalHost()
         if self.kind == "namespace":
             return NamespaceHost(self.where, name=f"client {self.name}")
+        return self._ssh(pins, "client")
+
+    def _ssh(self, pins: Path | None, what: str):
+        """ssh to it, not connected yet.
+
+        :raises BadTarget: there is no key.
+        """
         from sriov_lb_tests.wire.ssh import SshHost
 
         if self.key_file is None:
             raise errors.BadTarget(
-                f"Client {self.name}: no ssh key was given.",
+                f"{what.capitalize()} {self.name}: no ssh key was given.",
                 remedy="Add --ssh-key FILE, ?key=FILE, or key_file in the target file.",
             )
         if not Path(self.key_file).is_file():
-            raise errors.BadTarget(f"Client {self.name}: there is no ssh key {self.key_file}.")
+            raise errors.BadTarget(
+                f"{what.capitalize()} {self.name}: there is no ssh key {self.key_file}."
+            )
         return SshHost(
             self.where,
             user=self.user,
             key_file=self.key_file,
             port=self.port,
+            jump=self.jump._ssh(pins, "jump host") if self.jump else None,
+            owns_jump=True,
             pins=pins,
-            name=f"client {self.name}",
+            name=f"{what} {self.name}",
         )
 
 

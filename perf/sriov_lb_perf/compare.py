@@ -16,9 +16,9 @@ from typing import Any
 
 from . import errors
 from .engines.base import Crew
-from .model import Sample
+from .model import CANDIDATE, REFERENCE, Sample
 from .profiles import Profile
-from .results import document, fingerprint
+from .results import amphorae, document, fingerprint
 from .results.analysis import Analysis, analyse
 from .results.store import Folder
 from .targets import Pair
@@ -47,6 +47,23 @@ class Interrupted(errors.PerfError):
     remedy = "Start it again; what was measured so far is kept, marked incomplete."
 
 
+class TimeUp(errors.PerfError):
+    """A run took much longer than its profile allows."""
+
+    remedy = (
+        "Look at what slows the tester or the way to the clients down, or raise time_limit in a "
+        "profile of your own; what was measured is kept, marked incomplete."
+    )
+
+
+#: A run is ended past so many times its profile's time limit. A machine that is a little slower
+#: than planned for spoils nothing; one that is this slow is not measuring.
+OVERRUN = 1.5
+
+#: Steps of the tester's clock below this are what NTP does all day, s.
+CLOCK_STEP = 0.1
+
+
 def new_identifier(profile: Profile, now: float) -> str:
     """Sortable by time, unique enough for two runs in one second."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
@@ -71,28 +88,38 @@ def compare(
 
     :raises PerfError: nothing could be measured at all (bad target, dead client, …).
     """
-    started = time.time()
+    started, began = time.time(), time.monotonic()
     seed = random.SystemRandom().randrange(2**31) if seed is None else seed
     identifier = new_identifier(profile, started)
     folder = Folder(output / identifier)
     runs: list[StageRun] = []
     raw: dict[int, dict] = {}
     known: dict[str, Any] = {"environment": {}, "preflight": {}}
+    facts = {REFERENCE: pair.reference.facts, CANDIDATE: pair.candidate.facts}
+
+    def elapsed() -> float:
+        return time.monotonic() - began
 
     def write(
-        status: str, reason: str, finished: float | None, *, fresh: bool = True
+        status: str, reason: str, *, end: bool = False, fresh: bool = True
     ) -> tuple[dict, Analysis]:
         # Between two blocks the findings may be those of the last whole stage: intervals take
         # time, which is the run's, and the trials are all there.
         if fresh or "analysis" not in known:
             known["analysis"] = analyse(
-                runs, profile, pair, seed=seed, complete=status == "complete"
+                runs,
+                profile,
+                pair,
+                seed=seed,
+                complete=status == "complete",
+                twins=amphorae.equality(known["environment"].get("amphorae", {}), facts),
             )
         analysis = known["analysis"]
         made = document.build(
             identifier=identifier,
             started=started,
-            finished=finished,
+            # Not the clock: it may have been set meanwhile.
+            finished=started + elapsed() if end else None,
             status=status,
             reason=reason,
             command=command,
@@ -113,32 +140,54 @@ def compare(
         if event == "trial":
             raw[sample.trial.number] = folder.keep_raw(sample)
         elif event in ("block", "stage"):
-            write("incomplete", "the run has not ended", None, fresh=event == "stage")
+            write("incomplete", "the run has not ended", fresh=event == "stage")
         if progress is not None:
             progress(event, run, sample)
+        if event == "block" and elapsed() > OVERRUN * profile.time_limit:
+            raise TimeUp(
+                f"After {elapsed():.0f} s the run is at stage {run.stage.name!r}; the time limit "
+                f"of profile {profile.name} is {profile.time_limit:g} s."
+            )
 
-    write("incomplete", "the run has not ended", None)
+    def watched(watch: amphorae.Watch) -> None:
+        """What the amphorae are and did, and whether the clock was set, so far."""
+        environment = known["environment"]
+        environment["amphorae"] = watch.now()
+        environment["differences"] = amphorae.differences(environment["amphorae"], facts)
+        step = time.time() - started - elapsed()
+        if abs(step) >= CLOCK_STEP:
+            environment["tester"]["clock_step_s"] = round(step, 3)
+
+    write("incomplete", "the run has not ended")
     failure: BaseException | None = None
     with told_to_end():
         try:
-            with Crew(
-                pair.clients, folder.path, limits=profile.limits, web_port=web_port
-            ) as crew:
+            with contextlib.ExitStack() as stack:
+                crew = stack.enter_context(
+                    Crew(pair.clients, folder.path, limits=profile.limits, web_port=web_port)
+                )
                 known["environment"] = fingerprint.take(pair, crew)
                 known["preflight"] = fingerprint.preflight(pair, crew)
-                write("incomplete", "the run has not ended", None)
+                watch = stack.enter_context(
+                    amphorae.Watch(pair, folder.path / "host-keys-amphorae")
+                )
+                watched(watch)
+                write("incomplete", "the run has not ended")
                 if progress is not None:
                     progress("start", None, None)
-                run_profile(profile, pair, crew, seed=seed, listener=listener, runs=runs)
+                try:
+                    run_profile(profile, pair, crew, seed=seed, listener=listener, runs=runs)
+                finally:
+                    watched(watch)
         except (errors.SriovLbError, KeyboardInterrupt) as error:
             failure = error
             if isinstance(error, KeyboardInterrupt):
                 failure = Interrupted("The run was told to end.")
             if not any(run.samples for run in runs):
-                write("incomplete", str(failure), time.time())
+                write("incomplete", str(failure), end=True)
                 raise failure from error
     status = "complete" if failure is None else "incomplete"
-    made, analysis = write(status, str(failure) if failure else "", time.time())
+    made, analysis = write(status, str(failure) if failure else "", end=True)
     return Outcome(folder.path, made, analysis, failure)
 
 

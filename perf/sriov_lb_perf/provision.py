@@ -11,12 +11,12 @@ import configparser
 import contextlib
 import importlib.metadata
 import os
-import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from openstack import exceptions as sdk
 from oslo_config import cfg
 
 from sriov_lb_tests.cloud import connect, sweep
@@ -32,6 +32,7 @@ from sriov_lb_tests.cloud.site import (
     AdoptedSite,
 )
 from sriov_lb_tests.cloud.twin import Twins
+from sriov_lb_tests.wire import origin
 from sriov_lb_tests.wire.ssh import SshHost
 
 from . import errors
@@ -39,33 +40,6 @@ from .clients import Client
 from .targets import Pair, Target
 
 SECTION = "sriov_lb"
-MEMBER_PORT, IPERF_PORT = 8000, 5201
-
-#: nginx in the member: a small body that names the member, and a large object for goodput.
-NGINX = """\
-user root;
-worker_processes auto;
-pid /run/sriov-lb-perf.pid;
-error_log /var/log/sriov-lb-perf.log;
-events {{ worker_connections 8192; }}
-http {{
-  access_log off; sendfile on; tcp_nopush on; default_type text/plain;
-  keepalive_requests 1000000000;
-  server {{ listen {port} backlog=8192 reuseport; listen [::]:{port} backlog=8192 reuseport;
-    root /var/lib/sriov-lb-perf; }}
-}}
-"""
-
-START = """\
-set -e
-command -v nginx >/dev/null || {{ echo "nginx is not installed"; exit 127; }}
-mkdir -p /var/lib/sriov-lb-perf
-printf '%s %s' {name} {filling} >/var/lib/sriov-lb-perf/index.html
-truncate -s 50M /var/lib/sriov-lb-perf/large
-cat >/run/sriov-lb-perf.conf
-nginx -c /run/sriov-lb-perf.conf
-if command -v iperf3 >/dev/null; then iperf3 --server --daemon --port {iperf}; fi
-"""
 
 
 def options(path: str | None):
@@ -158,14 +132,14 @@ def _configured_administrator(path: str):
 def listeners(bandwidth: bool) -> ListenerSet:
     """What both load balancers get: a web listener, and a TCP one for iperf3 where wanted."""
     web = ListenerSpec("web", "HTTP", 80, None, "web")
-    pool = PoolSpec("web", "HTTP", "ROUND_ROBIN", MEMBER_PORT, None)
+    pool = PoolSpec("web", "HTTP", "ROUND_ROBIN", origin.WEB_PORT, None)
     if not bandwidth:
         return ListenerSet("performance", (web,), (pool,))
     return ListenerSet(
         "performance",
-        (web, ListenerSpec("iperf3", "TCP", IPERF_PORT, None, "iperf3")),
+        (web, ListenerSpec("iperf3", "TCP", origin.IPERF_PORT, None, "iperf3")),
         # iperf3's control and data connections must meet at one member.
-        (pool, PoolSpec("iperf3", "TCP", "SOURCE_IP", IPERF_PORT, None)),
+        (pool, PoolSpec("iperf3", "TCP", "SOURCE_IP", origin.IPERF_PORT, None)),
     )
 
 
@@ -222,17 +196,18 @@ def _build(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
         site.await_guest(guest)
     say("client and member are up")
     user = group.member_user or group.guest_user
-    _serve(_host(stack, group, member, user, keys), member.name)
+    origin.start(_host(stack, group, member, user, keys), member.name)
     _raise_interface(_host(stack, group, client, group.guest_user, keys), client)
     both = asked.wait(site.lbs)
     say("both load balancers are ACTIVE; adding listeners and the member")
     wanted = listeners(bandwidth)
     both.deploy(site.lbs, wanted, [member], site.vip_net)
+    through = _jump(group)
     address = client.floating_address or client.addresses(ACCESS)[0]
     key = str(client.key.private_key) if client.key else group.guest_key_file
     return Pair(
-        reference=_target(site, both.normal, "normal", bandwidth),
-        candidate=_target(site, both.sriov, "sriov", bandwidth),
+        reference=_target(site, group, both.normal, "normal", bandwidth),
+        candidate=_target(site, group, both.sriov, "sriov", bandwidth),
         clients=(
             Client(
                 client.name,
@@ -240,12 +215,16 @@ def _build(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
                 address,
                 user=group.guest_user,
                 key_file=key,
+                jump=through if group.guest_connect_method == "jump" else None,
             ),
         ),
         substrate=_substrate(group),
         facts={
             "topology": group.loadbalancer_topology,
             "octavia_release": str(getattr(group, "octavia_release", "") or "not told"),
+            "amphora_flavor": f"{group.amphora_vcpus} vCPU, {group.amphora_ram} MiB"
+            if group.mode == "admin"
+            else "of the adopted flavors",
             "member": member.name,
             "client_port": "direct",
             "member_port": "normal, on the VIP network",
@@ -258,8 +237,23 @@ def _substrate(group: Any) -> str:
     return group.substrate if group.substrate in known else "unknown"
 
 
+def _jump(group: Any) -> Client | None:
+    """The ssh proxy, where one is configured."""
+    if not group.jump_host:
+        return None
+    return Client(
+        group.jump_host,
+        "ssh",
+        group.jump_host,
+        user=group.jump_user,
+        port=group.jump_port,
+        key_file=group.jump_key_file,
+    )
+
+
 def _host(stack, group: Any, guest: Guest, user: str, keys: Path) -> SshHost:
     """ssh to a guest; ends with the stack."""
+    jump = None
     if group.guest_connect_method == "jump":
         jump = SshHost(
             group.jump_host,
@@ -269,8 +263,6 @@ def _host(stack, group: Any, guest: Guest, user: str, keys: Path) -> SshHost:
             name=f"jump host {group.jump_host}",
         )
         stack.callback(jump.close)
-    else:
-        jump = None
     address = guest.floating_address or guest.addresses(ACCESS)[0]
     host = SshHost(
         address,
@@ -286,20 +278,6 @@ def _host(stack, group: Any, guest: Guest, user: str, keys: Path) -> SshHost:
     return host
 
 
-def _serve(host: SshHost, name: str) -> None:
-    """Start nginx (and iperf3 where there is one) in the member.
-
-    :raises CommandFailed: nginx is missing or does not start.
-    """
-    script = START.format(name=shlex.quote(name[-20:]), filling="x" * 43, iperf=IPERF_PORT)
-    host.run(
-        ["sh", "-c", script],
-        input=NGINX.format(port=MEMBER_PORT).encode(),
-        root=True,
-        timeout=60,
-    )
-
-
 def _raise_interface(host: SshHost, client: Guest) -> None:
     """The client's interface on the VIP network is up, whatever its image does."""
     mac = client.mac(VIP)
@@ -312,15 +290,51 @@ def _raise_interface(host: SshHost, client: Guest) -> None:
     host.run(["ip", "link", "set", found[0], "up"], root=True)
 
 
-def _target(site, lb, role: str, bandwidth: bool) -> Target:
+def _target(site, group: Any, lb, role: str, bandwidth: bool) -> Target:
     facts: dict[str, Any] = {"load balancer": lb.id, "flavor": lb.flavor_id}
-    for amphora in site.lbs.amphorae(lb.id):
+    amphorae = _amphorae(site, lb)
+    hosts = {}
+    for amphora in amphorae:
         facts[f"amphora {amphora.role.lower()}"] = amphora.id
         facts["image"] = getattr(amphora, "image_id", None)
+        hosts[amphora.id] = _compute_host(site, amphora)
+    if any(hosts.values()):
+        facts["host"] = ", ".join(str(host or "not told") for host in hosts.values())
+    inside = ()
+    if group.amphora_ssh:
+        jump = _jump(group) if group.amphora_connect_method == "jump" else None
+        inside = tuple(
+            Client(
+                amphora.role.lower(),
+                "ssh",
+                amphora.lb_network_ip,
+                user=group.amphora_user,
+                key_file=group.amphora_key_file,
+                jump=jump,
+            )
+            for amphora in amphorae
+        )
     return Target(
         role,
         f"http://{lb.vip_address}/",
-        large="/large",
-        iperf3=(lb.vip_address, IPERF_PORT) if bandwidth else None,
+        large=origin.LARGE,
+        iperf3=(lb.vip_address, origin.IPERF_PORT) if bandwidth else None,
         facts=facts,
+        amphorae=inside,
     )
+
+
+def _amphorae(site, lb) -> list[Any]:
+    """The amphorae of a load balancer, the master first; none where only an administrator may
+    see them and there is none."""
+    if site.clouds.admin is None:
+        return []
+    return sorted(site.lbs.amphorae(lb.id), key=lambda a: a.role == "BACKUP")
+
+
+def _compute_host(site, amphora) -> str | None:
+    """The hypervisor's host an amphora is on, as Nova tells an administrator."""
+    try:
+        return site.clouds.admin.compute.get_server(amphora.compute_id).compute_host
+    except sdk.SDKException:
+        return None

@@ -27,7 +27,9 @@ class Target:
     :param url: of a small object, for request rate, latency and connection rate.
     :param large: path of a large object on the same listener, for goodput; None: not measured.
     :param iperf3: (address, port) of a TCP listener with iperf3 servers behind it, or None.
-    :param facts: whatever is known of it (load balancer id, host, flavor, haproxy threads…).
+    :param facts: whatever is known of it (load balancer id, host, flavor…).
+    :param amphorae: where its haproxy runs, the master first; read for what still differs
+        between the two. Empty: nothing is known of them.
     """
 
     role: str
@@ -35,6 +37,7 @@ class Target:
     large: str | None = None
     iperf3: tuple[str, int] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    amphorae: tuple[Client, ...] = ()
 
     def __post_init__(self) -> None:
         url = urlsplit(self.url)
@@ -128,6 +131,9 @@ def from_mapping(data: Any, origin: str) -> Pair:
                 else None
             ),
             facts=entry.get("facts", {}),
+            amphorae=tuple(
+                Client.from_mapping(amphora) for amphora in entry.get("amphorae", ())
+            ),
         )
         for role, entry in data["vips"].items()
     }

@@ -132,6 +132,7 @@ class SshHost(AgentHost):
     :param key_file: private key (any type paramiko knows).
     :param port: ssh port.
     :param jump: another SshHost through which to connect.
+    :param owns_jump: close the jump host with this one: nobody else goes through it.
     :param pins: a :class:`Pins`, a file to keep them in, or None (pinned for this object only).
     :param pin_name: who this is for the pins; by default address and port.
     :param name: how messages call it.
@@ -147,6 +148,7 @@ class SshHost(AgentHost):
         key_file: Path | str,
         port: int = 22,
         jump: SshHost | None = None,
+        owns_jump: bool = False,
         pins: Pins | Path | str | None = None,
         pin_name: str | None = None,
         name: str | None = None,
@@ -155,6 +157,7 @@ class SshHost(AgentHost):
     ) -> None:
         self.address, self.port, self.user = address, port, user
         self.key_file, self.jump, self.deadline = Path(key_file), jump, deadline
+        self._owns_jump = owns_jump
         self.name = name or f"{user}@{address}"
         self._pins = pins if isinstance(pins, Pins) else Pins(pins)
         self._pin_name = pin_name or f"{address}:{port}"
@@ -347,3 +350,5 @@ class SshHost(AgentHost):
         if self._client is not None:
             self._client.close()
             self._client = None
+        if self._owns_jump and self.jump is not None:
+            self.jump.close()

@@ -63,9 +63,18 @@ class Analysis:
 
 
 def analyse(
-    runs: Sequence[StageRun], profile: Profile, pair: Pair, *, seed: int, complete: bool
+    runs: Sequence[StageRun],
+    profile: Profile,
+    pair: Pair,
+    *,
+    seed: int,
+    complete: bool,
+    twins: tuple[bool | None, str] | None = None,
 ) -> Analysis:
-    """Findings for everything measured so far."""
+    """Findings for everything measured so far.
+
+    :param twins: whether the amphorae are equal in what must be equal, and in words.
+    """
     entries = [
         (run, metric, blocks_of(f"{run.stage.name}.{metric.name}", metric, run.samples))
         for run in runs
@@ -80,6 +89,8 @@ def analyse(
         alpha=profile.alpha,
     )
     gates = [*_trial_gates(runs, profile), *_self_gates(selves), *_member_gate(runs, pair)]
+    if twins is not None:
+        gates.append(Gate("twins", *twins))
     void = _void(tested, runs, profile, selves)
     found = words.compare(
         [blocks for _, _, blocks in tested],
