@@ -10,12 +10,17 @@ header, a binary body. One request is answered by one reply with the same ``id``
 ``ok`` (the result) or ``error`` (a sentence). Frames travel in the body as records:
 ``>I`` length + frame towards the guest, ``RECORD`` + frame (see below) back.
 
-The tester imports this file too, for ``flow_key``, ``answer_key`` and the record formats, so that
-both ends agree on what answers what. It must therefore stay importable without side effects.
+What not every session needs (the prober, the sweep) is a *part*: a file of its own, streamed by
+``extend`` when it is first wanted and run in this file's globals. Its ``OPERATIONS`` are added;
+what goes on between requests is a *task* (``sockets``, ``serve``, ``due``, ``tick``, ``close``).
+
+The tester imports these files too, for ``flow_key``, ``answer_key`` and the record formats, so that
+both ends agree on what answers what. They must therefore stay importable without side effects.
 """
 
 import array
 import ctypes
+import functools
 import ipaddress
 import json
 import os
@@ -637,7 +642,8 @@ class Agent:
         self.claims = {}
         self.captures = {}
         self.addresses = []
-        self.senders = {}
+        self.tasks = {}
+        self.extra = {}
         self.quiet_table = None
         self.counter = 0
 
@@ -672,6 +678,8 @@ class Agent:
                 served[sock] = claims
         for capture in self.captures.values():
             served[capture.sock] = capture
+        if self.tasks:
+            return self._pump_tasks(deadline, extra, served)
         poll = select.poll()
         names = {}
         for sock in list(served) + list(extra):
@@ -689,6 +697,30 @@ class Agent:
             if deadline is not None and time.monotonic() >= deadline:
                 return False
 
+    def _pump_tasks(self, deadline, extra, served):
+        """The same with tasks that want to be woken to the microsecond: poll knows milliseconds."""
+        while True:
+            owners = dict(served)
+            wake = [] if deadline is None else [deadline]
+            for task in self.tasks.values():
+                owners.update((sock, task) for sock in task.sockets())
+                due = task.due()
+                if due is not None:
+                    wake.append(due)
+            left = max(0.0, min(wake) - time.monotonic()) if wake else None
+            ready, _, _ = select.select(list(owners) + list(extra), [], [], left)
+            for sock in ready:
+                if sock in owners:
+                    owners[sock].serve(sock)
+            for task in self.tasks.values():
+                due = task.due()
+                if due is not None and due <= time.monotonic():
+                    task.tick()
+            if any(sock in extra for sock in ready):
+                return True
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+
     def run(self):
         try:
             while True:
@@ -700,8 +732,9 @@ class Agent:
                     return
                 try:
                     handler = getattr(self, "op_" + header["op"], None)
-                    if handler is None:
+                    if handler is None and header["op"] not in self.extra:
                         raise Refused("unknown operation {!r}".format(header["op"]))
+                    handler = handler or functools.partial(self.extra[header["op"]], self)
                     result = handler(body, **header.get("args", {}))
                     answer, blob = result if isinstance(result, tuple) else (result, b"")
                     self.reply({"id": header["id"], "ok": answer}, blob)
@@ -716,6 +749,9 @@ class Agent:
             self.undo()
 
     def undo(self):
+        for task in self.tasks.values():
+            task.close()
+        self.tasks.clear()
         for claims in self.claims.values():
             claims.close()
         self.claims.clear()
@@ -753,6 +789,13 @@ class Agent:
             "cores": os.cpu_count(),
             "clock_ns": time.time_ns(),
         }
+
+    def op_extend(self, body, part):
+        """Take in a part of the agent: its text is the body."""
+        space = dict(globals())
+        exec(compile(body, "sriov-lb-" + part, "exec"), space)
+        self.extra.update(space["OPERATIONS"])
+        return {"operations": sorted(space["OPERATIONS"])}
 
     def op_interfaces(self, body):
         return self.netlink.interfaces()

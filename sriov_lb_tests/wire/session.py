@@ -62,6 +62,7 @@ class AgentSession:
         self._channel = channel
         self._lock = threading.RLock()
         self._number = 0
+        self._parts: set[str] = set()
 
     # the protocol
 
@@ -129,6 +130,12 @@ class AgentSession:
 
     def __exit__(self, *_exc) -> None:
         self.close()
+
+    def extend(self, part: str) -> None:
+        """Have a part of the agent there (``agent_prober``); streamed once."""
+        if part not in self._parts:
+            self.call("extend", program(part), part=part)
+            self._parts.add(part)
 
     # operations
 
@@ -230,9 +237,9 @@ class AgentSession:
         return done, [Frame(*record) for record in wire_agent.unpack_records(blob)]
 
 
-def program() -> bytes:
-    """The agent's source text."""
-    return resources.files("sriov_lb_tests.wire").joinpath("agent.py").read_bytes()
+def program(part: str = "agent") -> bytes:
+    """The source text of the agent, or of a part of it."""
+    return resources.files("sriov_lb_tests.wire").joinpath(f"{part}.py").read_bytes()
 
 
 def start(host: str, channel: Channel, *, wait: float = 30.0) -> AgentSession:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from sriov_lb_tests.wire.capture import Captured, Frame
 from sriov_lb_tests.wire.exchange import Observation, Sent, Verdict, judge, prepare, settle
 from sriov_lb_tests.wire.host import Host, Interface
 from sriov_lb_tests.wire.pcap import Archive
+from sriov_lb_tests.wire.prober import Prober
 
 __all__ = ["HttpAnswer", "Observation", "Vantage", "Verdict"]
 
@@ -76,7 +77,7 @@ class Vantage:
         self.host = host
         self.archive = Archive(Path(artefacts))
         self.identities = Identities(run_id or secrets.token_hex(8))
-        self.next_hop = next_hop
+        self.next_hop, self.netns = next_hop, netns
         self.timeout, self.quiet = timeout, quiet
         self.agent = host.open_agent(netns=netns)
         self._played: set[str] = set()
@@ -160,8 +161,8 @@ class Vantage:
                 f"Nobody answers for {target} on the link of {self.name}: {error.message}"
             ) from error
 
-    def _at_home(self, probe: Probe) -> Probe:
-        """The probe with a source; a source that is not the guest's own is played."""
+    def home(self, probe: Probe) -> tuple[Probe, bool]:
+        """The probe with a source, and whether somebody has to play that source."""
         if probe.source is None:
             own = self.interface.address(probe.version)
             if own is None:
@@ -169,7 +170,7 @@ class Vantage:
                     f"{self.name} has no IPv{probe.version} address, and {probe} names no source.",
                     remedy="Name a source, or give the interface an address.",
                 )
-            return probe.at(own)
+            return probe.at(own), False
         source = ipaddress.ip_address(probe.source)
         crafted = probe.play and not self.interface.owns(probe.source)
         ours_to_play = not (
@@ -178,9 +179,24 @@ class Vantage:
             or source.is_unspecified
             or probe.source in (probe.destination, "255.255.255.255")
         )
-        if crafted and ours_to_play:
+        return probe, crafted and ours_to_play
+
+    def _at_home(self, probe: Probe) -> Probe:
+        """The probe with a source; a source that is not the guest's own is played."""
+        probe, crafted = self.home(probe)
+        if crafted:
             self.play(probe.source)
         return probe
+
+    def link(self, destination: str) -> Link:
+        """Link addresses of frames to ``destination``.
+
+        :raises ControlFailed: nobody answers for it.
+        """
+        found = self._link(destination)
+        if isinstance(found, errors.ControlFailed):
+            raise found
+        return found
 
     # questions
 
@@ -414,6 +430,12 @@ class Vantage:
         frames = [frame for frame in resets if frame]
         if frames:
             self.agent.send(self.interface.name, frames)
+
+    # many probes
+
+    def prober(self, streams: Mapping[str, Probe], **options) -> Prober:
+        """Probe at 1 kHz while the ``with`` block runs; see :class:`.prober.Prober`."""
+        return Prober(self, streams, **options)
 
     # plain sending and capturing
 

@@ -1,0 +1,562 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's end of the prober: a part of the agent (see ``agent.py`` on parts).
+
+Streams of probes leave on one fixed schedule, one probe of each stream at every slot, while
+requests are waited for. Probe number n of a TCP or UDP stream is the stream's frame with source
+port, sequence number and identification of its own (``Patch``), so an answer says which probe it
+answers; other frames are sent as they came, in turn. SYN-ACKs are answered with RST at once, so
+that the target keeps no half-open connection. Beside them flows: connections of the guest's own
+kernel with a payload ping, which nobody touches until they end.
+
+A slot that comes late is made up for as long as it is one of the last ``CATCH_UP``; older ones are
+left out and show as 0 among the times of sending: nothing is called lost that was not sent.
+"""
+
+import array
+import errno
+import socket
+import struct
+import time
+
+if "Agent" not in globals():  # the tester imports this; in the guest the agent's globals are ours
+    from sriov_lb_tests.wire.agent import (
+        ETH_P_ALL,
+        ETH_P_IP,
+        ETH_P_IPV6,
+        OUTGOING,
+        SOL_PACKET,
+        Claims,
+        Refused,
+        _flow,
+        _upper_layer,
+        answer_key,
+        attach_filter,
+        binary_address,
+        flow_key,
+        network_layer,
+        pack_records,
+        packet_socket,
+        read_frames,
+        unpack_frames,
+    )
+
+#: What an answer is, as one byte.
+OTHER, SYN_ACK, RESET, ICMP_ERROR, DATAGRAM = range(5)
+
+PACKET_STATISTICS = 6
+CATCH_UP = 16
+#: Answer frames kept of each stream: the first, and of forbidden streams many more.
+KEPT, KEPT_FORBIDDEN = 100, 2000
+
+WORD = struct.Struct(">H")
+LONG = struct.Struct(">I")
+
+
+def _fold(total):
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+class Patch:
+    """A TCP or UDP frame, made anew for each number without summing it up anew (RFC 1624).
+
+    Number n has source port ``first + n % ports``, TCP sequence number ``key + n``, and as IPv4
+    identification or low bits of the IPv6 flow label ``1 + n % 65535``.
+
+    :raises Refused: neither TCP nor UDP, or not the first fragment: nothing to patch.
+    """
+
+    def __init__(self, frame, first, ports, key):
+        self.first, self.ports, self.key = first, ports, key
+        self.frame = bytearray(frame)
+        kind, self.network = network_layer(frame)
+        found = _upper_layer(frame[self.network :]) if kind in (ETH_P_IP, ETH_P_IPV6) else None
+        if found is None or found[1] not in (6, 17):
+            raise Refused("only a TCP or UDP frame can be patched")
+        self.family, self.protocol, self.source, self.target, upper = found
+        if self.family == 4 and WORD.unpack_from(frame, self.network + 6)[0] & 0x3FFF:
+            raise Refused("a fragment cannot be patched")
+        self.upper = self.network + upper
+        self.sum_at = self.upper + (16 if self.protocol == 6 else 6)
+        if len(frame) < self.upper + (20 if self.protocol == 6 else 8):
+            raise Refused("the frame ends within its header")
+        self.target_port = WORD.unpack_from(frame, self.upper + 2)[0]
+        self.zero_sum = self.protocol == 17 and not WORD.unpack_from(frame, self.sum_at)[0]
+        # The sum over everything but what is patched.
+        self.rest = self._without(self.sum_at, self.upper, 2)
+        if self.protocol == 6:
+            self.rest = _fold(self.rest + self._minus(self.upper + 4, 4))
+        if self.family == 4:
+            self.header_rest = self._without(self.network + 10, self.network + 4, 2)
+
+    def _minus(self, offset, size):
+        words = struct.unpack_from(f">{size // 2}H", self.frame, offset)
+        return sum(~word & 0xFFFF for word in words)
+
+    def _without(self, sum_at, offset, size):
+        (found,) = WORD.unpack_from(self.frame, sum_at)
+        return _fold((~found & 0xFFFF) + self._minus(offset, size))
+
+    def port(self, number):
+        return self.first + number % self.ports
+
+    def sequence(self, number):
+        return (self.key + number) & 0xFFFFFFFF
+
+    def at(self, number, ahead=0):
+        """The frame of that number; ``ahead`` is added to its sequence number."""
+        frame, port = self.frame, self.first + number % self.ports
+        total = self.rest + port
+        WORD.pack_into(frame, self.upper, port)
+        if self.protocol == 6:
+            sequence = (self.key + number + ahead) & 0xFFFFFFFF
+            LONG.pack_into(frame, self.upper + 4, sequence)
+            total += (sequence >> 16) + (sequence & 0xFFFF)
+        total = ~_fold(total) & 0xFFFF
+        if self.protocol == 17:
+            total = 0 if self.zero_sum else total or 0xFFFF
+        WORD.pack_into(frame, self.sum_at, total)
+        mark = 1 + number % 0xFFFF
+        if self.family == 4:
+            WORD.pack_into(frame, self.network + 4, mark)
+            WORD.pack_into(frame, self.network + 10, ~_fold(self.header_rest + mark) & 0xFFFF)
+        else:
+            WORD.pack_into(frame, self.network + 2, mark)  # low 16 bits of the flow label
+        return frame
+
+    def number(self, port, sequence, sent):
+        """The probe that has this source port (and sequence number, or None), of ``sent``."""
+        turn = port - self.first
+        if not 0 <= turn < self.ports:
+            return None
+        if sequence is not None:
+            number = (sequence - self.key) & 0xFFFFFFFF
+            if number < sent and number % self.ports == turn:
+                return number
+            return None
+        # The latest one with that port.
+        number = turn + (sent - 1 - turn) // self.ports * self.ports
+        return number if 0 <= number < sent else None
+
+
+def reset_frame(frame):
+    """The RST that follows a SYN on the same flow: same addresses and ports, no options."""
+    _, network = network_layer(frame)
+    family, protocol, source, target, upper = _upper_layer(frame[network:])
+    if family == 4:
+        header = bytearray(frame[network : network + 20])
+        header[0] = 0x45
+        WORD.pack_into(header, 2, 40)
+    else:
+        header = bytearray(frame[network : network + 40])
+        WORD.pack_into(header, 4, 20)
+        header[6] = 6
+    ports = frame[network + upper : network + upper + 4]
+    segment = bytearray(bytes(ports) + struct.pack(">IIBBHHH", 0, 0, 0x50, 0x04, 0, 0, 0))
+    pseudo = source + target + struct.pack(">II", 20, 6)
+    WORD.pack_into(segment, 16, _sum(bytes(pseudo + segment)))
+    if family == 4:
+        WORD.pack_into(header, 10, 0)
+        WORD.pack_into(header, 10, _sum(bytes(header)))
+    return bytes(frame[:network]) + bytes(header) + bytes(segment)
+
+
+def _sum(data):
+    return ~_fold(sum(struct.unpack(f">{len(data) // 2}H", data))) & 0xFFFF
+
+
+def answers_to(addresses):
+    """BPF: what comes in, IPv4 or IPv6, for one of these addresses (no VLAN tag, no options)."""
+    v4 = [LONG.unpack(a)[0] for a in addresses if len(a) == 4]
+    v6 = [struct.unpack(">4I", a) for a in addresses if len(a) == 16]
+    program = [
+        (0x30, 0, 0, 0xFFFFF004),  # packet type
+        (0x15, 0, 1, OUTGOING),
+        (0x06, 0, 0, 0),
+        (0x28, 0, 0, 12),
+        (0x15, 1, 0, ETH_P_IP),
+        (0x05, 0, 0, 2 + 2 * len(v4)),  # over the IPv4 half
+        (0x20, 0, 0, 30),
+    ]
+    for number in v4:
+        program += [(0x15, 0, 1, number), (0x06, 0, 0, 0xFFFF)]
+    program += [(0x06, 0, 0, 0), (0x15, 1, 0, ETH_P_IPV6), (0x06, 0, 0, 0)]
+    for words in v6:
+        for turn, word in enumerate(words):
+            # On a mismatch: over the words that are left, and the acceptance.
+            program += [(0x20, 0, 0, 38 + 4 * turn), (0x15, 0, 7 - 2 * turn, word)]
+        program.append((0x06, 0, 0, 0xFFFF))
+    program.append((0x06, 0, 0, 0))
+    return program
+
+
+class Stream:
+    """One probe, sent again and again, and what came of each."""
+
+    def __init__(self, frames, how):
+        self.frames = [bytes(frame) for frame in frames]
+        self.patch = self.reset = None
+        self.forbidden = bool(how.get("forbidden"))
+        if how.get("patch"):
+            options = (int(how["first"]), int(how["ports"]), int(how["key"]))
+            self.patch = Patch(self.frames[0], *options)
+            if how.get("reset") and self.patch.protocol == 6:
+                self.reset = Patch(reset_frame(self.frames[0]), *options)
+        self.sent = array.array("q")  # time of sending by number, 0: left out
+        self.number = array.array("I")  # of each answer
+        self.ns = array.array("q")
+        self.kind = array.array("B")
+        self.kept, self.kept_numbers, self.resets, self.errors = [], [], 0, 0
+
+    def send(self, sock, number):
+        if self.patch:
+            frame = self.patch.at(number)
+        else:
+            frame = self.frames[number % len(self.frames)]
+        now = time.time_ns()
+        try:
+            sock.send(frame)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN):
+                raise
+            self.errors += 1
+            now = 0
+        self.sent.append(now)
+
+    def answered(self, sock, ns, number, kind, record):
+        self.ns.append(ns)
+        self.number.append(number)
+        self.kind.append(kind)
+        if len(self.kept) < (KEPT_FORBIDDEN if self.forbidden else KEPT):
+            self.kept.append(record)
+            self.kept_numbers.append(number)
+        if kind == SYN_ACK and self.reset:
+            try:
+                sock.send(self.reset.at(number, 1))
+                self.resets += 1
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN):
+                    raise
+
+
+class KeptFlow:
+    """A TCP connection of the guest's kernel: a ping, its answer, the next ping at its time."""
+
+    def __init__(self, how):
+        self.target = (how["address"], int(how["port"]))
+        self.payload = bytes.fromhex(how["payload"])
+        self.period = 1.0 / float(how["rate"])
+        family = socket.AF_INET6 if ":" in how["address"] else socket.AF_INET
+        self.sock = socket.socket(family, socket.SOCK_STREAM)
+        self.pings = array.array("q")  # pairs: sent, answered (0: not yet)
+        self.state, self.ended_ns, self.connected_ns = "connecting", 0, 0
+        self.waiting, self.next = False, 0.0
+        try:
+            self.sock.settimeout(float(how.get("timeout", 3.0)))
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if how.get("source"):
+                self.sock.bind((how["source"], 0))
+            self.sock.connect(self.target)
+            self.sock.setblocking(False)
+        except OSError as error:
+            self._end("not connected: " + (error.strerror or str(error)))
+        else:
+            self.state, self.connected_ns = "open", time.time_ns()
+            self.next = time.monotonic()
+
+    def _end(self, state):
+        self.state, self.ended_ns = state, time.time_ns()
+        self.sock.close()
+        self.sock = None
+
+    def due(self):
+        return self.next if self.sock and not self.waiting else None
+
+    def tick(self):
+        try:
+            self.sock.send(self.payload)
+        except BlockingIOError:
+            self.next += self.period
+            return
+        except OSError as error:
+            self._end(_how_it_ended(error))
+            return
+        self.pings.extend((time.time_ns(), 0))
+        self.waiting = True
+
+    def serve(self):
+        try:
+            data = self.sock.recv(1 << 16)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(_how_it_ended(error))
+            return
+        if not data:
+            self._end("closed by the other side")
+        elif self.waiting:
+            self.pings[-1] = time.time_ns()
+            self.waiting = False
+            # On the schedule, but never two pings for one slot that was missed.
+            self.next = max(self.next + self.period, time.monotonic())
+
+    def close(self):
+        if self.sock:
+            self.sock.close()
+            self.sock = None
+
+
+def _how_it_ended(error):
+    if error.errno in (errno.ECONNRESET, errno.EPIPE):
+        return "reset by the other side"
+    return "ended: " + (error.strerror or str(error))
+
+
+class Prober:
+    """See the module. A task of the agent."""
+
+    def __init__(self, interface, streams, flows, rate, lasting):
+        self.period, self.slots = 1.0 / rate, int(rate * lasting)
+        self.streams = streams
+        self.flows = flows
+        self.patched, self.rings = {}, {}
+        sources = set()
+        for stream in streams:
+            if stream.patch:
+                patch = stream.patch
+                key = (patch.protocol, patch.target, patch.source, patch.target_port)
+                self.patched.setdefault(key, []).append(stream)
+                sources.add(bytes(patch.source))
+                continue
+            for turn, frame in enumerate(stream.frames):
+                key = flow_key(frame)
+                if key is None:
+                    raise Refused("a frame has no flow: nobody could tell its answer")
+                self.rings.setdefault(key, (stream, turn))
+                sources.add(_source(frame))
+        self.sender = packet_socket(0, interface["index"])
+        try:
+            self.sock = packet_socket(ETH_P_ALL, interface["index"], allmulti=True)
+            if None not in sources:  # ARP and ND have none: then everything is looked at
+                attach_filter(self.sock, answers_to(sorted(sources)))
+            self.sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)  # what came before the filter
+        except BaseException:
+            self.sender.close()
+            raise
+        self.next, self.strangers = 0, 0
+        self.start_ns, self.start = time.time_ns(), time.monotonic()
+
+    def sockets(self):
+        return [self.sock] + [flow.sock for flow in self.flows if flow.sock]
+
+    def due(self):
+        found = [flow.due() for flow in self.flows]
+        if self.next < self.slots:
+            found.append(self.start + self.next * self.period)
+        return min((due for due in found if due is not None), default=None)
+
+    def tick(self):
+        now = time.monotonic()
+        last = min(int((now - self.start) / self.period), self.slots - 1)
+        for number in range(self.next, last + 1):
+            for stream in self.streams:
+                if last - number >= CATCH_UP:
+                    stream.sent.append(0)
+                else:
+                    stream.send(self.sender, number)
+        self.next = max(self.next, last + 1)
+        for flow in self.flows:
+            due = flow.due()
+            if due is not None and due <= now:
+                flow.tick()
+
+    def serve(self, sock):
+        if sock is not self.sock:
+            for flow in self.flows:
+                if flow.sock is sock:
+                    flow.serve()
+                    return
+            return
+        for record in read_frames(sock, 256):
+            if record[1] != OUTGOING:
+                self.receive(record)
+
+    def receive(self, record):
+        ns, _, _, frame = record
+        found = self.reading(frame)
+        if found is None:
+            self.strangers += 1
+            return
+        stream, number, kind = found
+        stream.answered(self.sender, ns, number, kind, record)
+
+    def reading(self, frame):
+        """``(stream, number of the probe, kind)`` of an answer, or None."""
+        kind, network = network_layer(frame)
+        if kind in (ETH_P_IP, ETH_P_IPV6):
+            found = _upper_layer(frame[network:])
+            if found is None:
+                return None
+            _, protocol, source, destination, offset = found
+            upper = network + offset
+            if protocol in (6, 17) and len(frame) >= upper + 8:
+                port, mine = struct.unpack_from(">HH", frame, upper)
+                seen = self._of(protocol, source, destination, port, mine, frame, upper)
+                if seen:
+                    return seen
+            elif protocol in (1, 58) and len(frame) > upper + 8:
+                seen = self._quoted(protocol, frame[upper], frame[upper + 8 :])
+                if seen:
+                    return seen
+        return self._ring(frame)
+
+    def _ring(self, frame):
+        found = self.rings.get(answer_key(frame))
+        if found is None:
+            return None
+        stream, turn = found
+        sent, size = len(stream.sent), len(stream.frames)
+        if sent <= turn:
+            return None
+        return stream, turn + (sent - 1 - turn) // size * size, OTHER
+
+    def _of(self, protocol, source, destination, port, mine, frame, upper):
+        for stream in self.patched.get((protocol, source, destination, port), ()):
+            sent = len(stream.sent)
+            if protocol == 17:
+                number = stream.patch.number(mine, None, sent)
+                if number is not None:
+                    return stream, number, DATAGRAM
+                continue
+            if len(frame) < upper + 20:
+                continue
+            flags = frame[upper + 13]
+            (acknowledged,) = LONG.unpack_from(frame, upper + 8)
+            if flags & 0x10:
+                number = stream.patch.number(mine, (acknowledged - 1) & 0xFFFFFFFF, sent)
+                if number is not None:
+                    if flags & 0x04:
+                        return stream, number, RESET
+                    return stream, number, SYN_ACK if flags & 0x02 else OTHER
+            # A challenge ACK, or a reset without ACK: the latest probe from that port.
+            number = stream.patch.number(mine, None, sent)
+            if number is not None:
+                return stream, number, RESET if flags & 0x04 else OTHER
+        return None
+
+    def _quoted(self, protocol, kind, packet):
+        if not (protocol == 1 and kind in (3, 11, 12) or protocol == 58 and kind in (1, 3, 4)):
+            return None
+        key, quoted, offset = _flow(packet)
+        if key is None or quoted not in (6, 17):
+            return None
+        _, _, source, first, target, second = key
+        port = WORD.unpack(first)[0]
+        for stream in self.patched.get((quoted, target, source, WORD.unpack(second)[0]), ()):
+            sequence = None
+            if quoted == 6 and len(packet) >= offset + 8:
+                (sequence,) = LONG.unpack_from(packet, offset + 4)
+            number = stream.patch.number(port, sequence, len(stream.sent))
+            if number is not None:
+                return stream, number, ICMP_ERROR
+        return None
+
+    def stop(self):
+        self.slots = min(self.slots, self.next)
+        for flow in self.flows:
+            flow.next = float("inf")
+
+    def report(self):
+        lost = struct.unpack("=II", self.sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
+        head = {
+            "start_ns": self.start_ns,
+            "period": self.period,
+            "slots": self.next,
+            "over": self.next >= self.slots,
+            "dropped": lost,
+            "strangers": self.strangers,
+            "streams": [],
+            "flows": [],
+        }
+        body = []
+        for stream in self.streams:
+            head["streams"].append(
+                {
+                    "sent": len(stream.sent),
+                    "answers": len(stream.ns),
+                    "kept": stream.kept_numbers,
+                    "resets": stream.resets,
+                    "errors": stream.errors,
+                }
+            )
+            body += [part.tobytes() for part in (stream.sent, stream.ns, stream.number)]
+            body.append(stream.kind.tobytes())
+        for flow in self.flows:
+            head["flows"].append(
+                {
+                    "state": flow.state,
+                    "ended_ns": flow.ended_ns,
+                    "connected_ns": flow.connected_ns,
+                    "pings": len(flow.pings),
+                }
+            )
+            body.append(flow.pings.tobytes())
+        body += [pack_records(stream.kept) for stream in self.streams]
+        return head, b"".join(body)
+
+    def close(self):
+        self.sender.close()
+        self.sock.close()
+        for flow in self.flows:
+            flow.close()
+
+
+def _source(frame):
+    key = flow_key(frame)
+    return bytes(key[2]) if key and len(key) == 6 else None
+
+
+def prober_start(agent, body, interface, streams, flows=(), rate=1000.0, lasting=600.0):
+    """Begin. ``streams``: for each the number of its ``frames`` in the body, and how to send
+    them; sources that the guest does not own are played. ``flows``: see ``KeptFlow``.
+
+    One at a time; its report by ``prober_stop``.
+    """
+    if "prober" in agent.tasks:
+        raise Refused("a prober is running")
+    frames = unpack_frames(body)
+    made = []
+    for how in streams:
+        count = int(how["frames"])
+        made.append(Stream(frames[:count], how))
+        frames = frames[count:]
+    found = agent.interface(interface)
+    for text in sorted({text for how in streams for text in how.get("play", ())}):
+        if interface not in agent.claims:
+            agent.claims[interface] = Claims(found)
+        address = binary_address(text)
+        if address not in agent.claims[interface].addresses:
+            agent.claims[interface].addresses.add(address)
+            agent.claims[interface].announce(address)
+    connected = [KeptFlow(how) for how in flows]
+    agent.tasks["prober"] = prober = Prober(found, made, connected, float(rate), float(lasting))
+    return {"start_ns": prober.start_ns, "flows": [flow.state for flow in connected]}
+
+
+def prober_stop(agent, body, linger=0.3):
+    """End the sending, wait ``linger`` for the last answers, report."""
+    prober = agent.tasks.get("prober")
+    if prober is None:
+        raise Refused("no prober is running")
+    prober.stop()
+    agent.pump(time.monotonic() + linger)
+    del agent.tasks["prober"]
+    try:
+        prober.serve(prober.sock)
+        return prober.report()
+    finally:
+        prober.close()
+
+
+OPERATIONS = {"prober_start": prober_start, "prober_stop": prober_stop}
