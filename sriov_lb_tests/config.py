@@ -512,7 +512,8 @@ PERFORMANCE = [
     cfg.StrOpt(
         "performance_profile",
         default="smoke",
-        help="Load profile, a name from the scenarios of the project. Example: nightly",
+        help="Load profile: a name from scenarios/profiles of the project, or the path of a YAML "
+        "file. Example: standard",
     ),
     cfg.FloatOpt(
         "performance_min_rate_ratio",

@@ -14,6 +14,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
 from types import SimpleNamespace
 
 from oslo_config import cfg
@@ -404,6 +405,20 @@ def _limits(values: SimpleNamespace) -> Iterator[Problem]:
         )
     if not values.performance_profile and values.performance:
         yield _problem("performance_profile", None, "a value, because performance is true")
+    elif values.performance:
+        yield from _profile(values.performance_profile)
+
+
+def _profile(name: str) -> Iterator[Problem]:
+    """As sriov-lb-perf takes it; that is not asked, because it may not be installed."""
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        if not os.path.isfile(name):
+            yield _problem("performance_profile", name, "a file that exists")
+        return
+    folder = resources.files("sriov_lb_tests").joinpath("scenarios", "profiles")
+    known = sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".yaml"))
+    if name not in known:
+        yield _problem("performance_profile", name, f"one of {', '.join(known)}, or a YAML file")
 
 
 # --- files and folders ------------------------------------------------------------------------

@@ -19,11 +19,10 @@ from typing import Any
 from openstack import exceptions as sdk
 from oslo_config import cfg
 
-from sriov_lb_tests.cloud import connect, sweep
+from sriov_lb_tests.cloud import connect, scenario, sweep
 from sriov_lb_tests.cloud import options as cloud_options
 from sriov_lb_tests.cloud.connect import Clouds
 from sriov_lb_tests.cloud.ledger import Ledger, new_run_id
-from sriov_lb_tests.cloud.scenario import ListenerSet, ListenerSpec, PoolSpec
 from sriov_lb_tests.cloud.servers import Guest
 from sriov_lb_tests.cloud.site import (
     ACCESS,
@@ -129,20 +128,6 @@ def _configured_administrator(path: str):
     )
 
 
-def listeners(bandwidth: bool) -> ListenerSet:
-    """What both load balancers get: a web listener, and a TCP one for iperf3 where wanted."""
-    web = ListenerSpec("web", "HTTP", 80, None, "web")
-    pool = PoolSpec("web", "HTTP", "ROUND_ROBIN", origin.WEB_PORT, None)
-    if not bandwidth:
-        return ListenerSet("performance", (web,), (pool,))
-    return ListenerSet(
-        "performance",
-        (web, ListenerSpec("iperf3", "TCP", origin.IPERF_PORT, None, "iperf3")),
-        # iperf3's control and data connections must meet at one member.
-        (pool, PoolSpec("iperf3", "TCP", "SOURCE_IP", origin.IPERF_PORT, None)),
-    )
-
-
 @contextlib.contextmanager
 def twins(
     config_file: str | None,
@@ -200,7 +185,7 @@ def _build(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
     _raise_interface(_host(stack, group, client, group.guest_user, keys), client)
     both = asked.wait(site.lbs)
     say("both load balancers are ACTIVE; adding listeners and the member")
-    wanted = listeners(bandwidth)
+    wanted = scenario.listener_set("load-and-iperf3" if bandwidth else "load", {}, (4,))
     both.deploy(site.lbs, wanted, [member], site.vip_net)
     through = _jump(group)
     address = client.floating_address or client.addresses(ACCESS)[0]
