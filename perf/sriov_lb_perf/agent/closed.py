@@ -7,19 +7,39 @@ import collections
 import select
 import socket
 
+from .closed_uring import run_closed_uring
 from .errors import JobError
-from .http import CHUNK, Reader
+from .http import CHUNK, Reader, Whole
 from .machine import Health
 from .recording import Counts, clock, quiet_gc
 from .target import RETRY_NS, Target, connect_many, drain
+from .uring import Unavailable
 
 
 def run_closed(job: dict, link) -> dict:
-    """Each of ``connections`` sends its next request as soon as the last one is answered."""
+    """Each of ``connections`` sends its next request as soon as the last one is answered.
+
+    ``engine``: ``io_uring``, ``epoll`` or ``auto`` (io_uring where the machine has it and the
+    target is plain HTTP). The report says which it was.
+    """
     target = Target(job)
+    engine = job.get("engine", "auto")
+    if engine not in ("auto", "epoll", "io_uring"):
+        raise JobError("job", f"engine {engine!r} is none of auto, epoll, io_uring")
+    if engine != "epoll" and not target.tls:
+        try:
+            return run_closed_uring(job, link)
+        except Unavailable as error:
+            if engine == "io_uring":
+                raise JobError("system", str(error)) from error
+    return _run_epoll(job, link, target)
+
+
+def _run_epoll(job: dict, link, target: Target) -> dict:
     socks = connect_many(target, job["connections"], job.get("connect_timeout", 5.0))
     request = target.request()
     reader = Reader()
+    whole = Whole(reader)
     counts = Counts()
     health = Health()
     poller = select.epoll()
@@ -54,11 +74,13 @@ def run_closed(job: dict, link) -> dict:
             tally["error: " + error.kind] += 1
             retry.append(clock() + RETRY_NS)
 
-    def trouble(fd):
+    def trouble(fd, error):
         """An exception on ``fd``: a connection in the making, nothing to read yet, or a loss."""
         sock = held[fd]
         if fd in connecting:
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            # What recv() has raised is SO_ERROR no more.
+            code = 0 if isinstance(error, BlockingIOError) else error.errno
+            code = code or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             connecting.discard(fd)
             if code:
                 tally["error: connect"] += 1
@@ -66,25 +88,28 @@ def run_closed(job: dict, link) -> dict:
                 sock.close()
                 retry.append(clock() + RETRY_NS)
                 return
-            if target.tls:
-                # Rare (a reconnect), so a blocking handshake with a short leash is acceptable.
-                poller.unregister(fd)
-                sock.settimeout(2.0)
-                sock = target.wrap(sock)
-                sock.do_handshake()
-                sock.setblocking(False)
-                adopt(sock, False)
+            try:
+                if target.tls:
+                    # Rare (a reconnect), so a blocking handshake with a short leash will do.
+                    poller.unregister(fd)
+                    sock.settimeout(2.0)
+                    sock = target.wrap(sock)
+                    sock.do_handshake()
+                    sock.setblocking(False)
+                    adopt(sock, False)
+                    return
+                poller.modify(fd, select.EPOLLIN)
+                born[fd] = clock()
+                sock.send(request)
                 return
-            poller.modify(fd, select.EPOLLIN)
-            born[fd] = clock()
-            sock.send(request)
-            return
+            except OSError:  # it was accepted and is gone again
+                held[fd] = sock
         tally["error: reset"] += 1
         reader.closed(fd)
         reopen(fd)
 
     link.watch(poller, recvs)
-    known = reader.known.get
+    known = whole.known.get
     hits = reader.hits
     fine = counts.fine
     over = counts.over
@@ -128,8 +153,8 @@ def run_closed(job: dict, link) -> dict:
                     try:
                         data = recvs[fd](CHUNK)
                         now = clock()
-                        index = known(data.partition(b"\r\n\r\n")[2])
-                        if index is not None and data[9:12] == b"200":
+                        index = known(data)
+                        if index is not None:
                             hits[index] += 1
                         else:
                             if not data:
@@ -138,7 +163,7 @@ def run_closed(job: dict, link) -> dict:
                                 tally["closed by the target"] += 1
                                 reopen(fd)
                                 continue
-                            answer = reader.feed(fd, data)
+                            answer = whole.feed(fd, data)
                             if answer is None:
                                 continue
                             if answer[1]:
@@ -154,13 +179,13 @@ def run_closed(job: dict, link) -> dict:
                             over.append(now - born[fd])
                         born[fd] = now
                         sends[fd](request)
-                    except (BlockingIOError, InterruptedError):
+                    except (BlockingIOError, InterruptedError) as error:
                         if fd in connecting:
-                            trouble(fd)
+                            trouble(fd, error)
                     except OSError as error:
                         if type(error).__name__.startswith("SSLWant"):
                             continue
-                        trouble(fd)
+                        trouble(fd, error)
             finish = clock()
             vitals = health.stop()
             # An answer that is there and was not read is not the target's delay.
@@ -177,6 +202,7 @@ def run_closed(job: dict, link) -> dict:
             poller.close()
     stuck = [age for age in late if age > 1_000_000_000]
     return {
+        "engine": "epoll",
         "window_s": (finish - begin) / 1e9,
         "requests": reader.total(),
         "bytes": reader.bytes_received(),

@@ -8,11 +8,13 @@ import os
 import select
 import socket
 
+from .connect_uring import run_connect_uring
 from .errors import JobError
-from .http import CHUNK, MAX_VARIANTS, Head
+from .http import CHUNK, Ended
 from .machine import Health
 from .recording import Counts, clock, quiet_gc
 from .target import RETRY_NS, Target
+from .uring import Unavailable
 
 
 def run_connect(job: dict, link) -> dict:
@@ -20,8 +22,36 @@ def run_connect(job: dict, link) -> dict:
 
     One connection counts when the whole response came, was valid, and the target closed with
     FIN (RFC 9411, section 7.1: a transaction ended by RST is a failed one).
+
+    ``engine``: ``io_uring``, ``epoll`` or ``auto`` (io_uring where the machine has it, the target
+    is plain HTTP, and no source addresses are given). The report says which it was.
     """
     target = Target(job)
+    engine = job.get("engine", "auto")
+    if engine not in ("auto", "epoll", "io_uring"):
+        raise JobError("job", f"engine {engine!r} is none of auto, epoll, io_uring")
+    if engine != "epoll" and not target.tls and not target.sources:
+        try:
+            return run_connect_uring(job, link, target)
+        except Unavailable as error:
+            if engine == "io_uring":
+                raise JobError("system", str(error)) from error
+    return _run_epoll(job, link, target)
+
+
+class _Slot:
+    """One connection under way."""
+
+    __slots__ = ("connected", "data", "first", "sock", "stage", "start")
+
+    def __init__(self, sock, start: int) -> None:
+        self.sock, self.start = sock, start
+        self.stage = "connecting"
+        self.data = b""
+        self.connected = self.first = 0
+
+
+def _run_epoll(job: dict, link, target: Target) -> dict:
     request = target.request(close=True)
     health = Health()
     poller = select.epoll()
@@ -29,17 +59,19 @@ def run_connect(job: dict, link) -> dict:
     counts = {kind: Counts() for kind in kinds}
     tally = collections.Counter()
     failed = collections.Counter()
-    bodies = collections.Counter()
-    slots = {}  # fd -> [socket, start, stage, data, connected, first byte]
+    answers = Ended()
+    ciphers = collections.Counter()
+    slots = {}  # fd -> _Slot
     retry = collections.deque()
     recvs = collections.defaultdict(lambda: None)
     edge = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+    broken = select.EPOLLERR | select.EPOLLHUP
     finished = 0
 
     def launch():
         start = clock()
         try:
-            sock = target.start_connect()
+            sock = target.start_connect(delay=True)
         except JobError as error:
             if error.kind in ("ports", "descriptors"):
                 tally["error: " + error.kind] += 1
@@ -47,61 +79,61 @@ def run_connect(job: dict, link) -> dict:
                 failed[error.kind] += 1
             retry.append(clock() + RETRY_NS)
             return
-        slots[sock.fileno()] = [sock, start, "connecting", b"", 0, 0]
+        fd = sock.fileno()
+        slots[fd] = _Slot(sock, start)
         # Edge-triggered: one registration serves connect, answer and FIN.
-        poller.register(sock.fileno(), edge)
+        poller.register(fd, edge)
 
     def end(fd, why):
-        slot = slots.pop(fd)
-        slot[0].close()
+        slots.pop(fd).sock.close()
         if why:
             failed[why] += 1
             retry.append(clock() + RETRY_NS)
         else:
             launch()
 
-    def step(fd):
+    def step(fd, flags):
         nonlocal finished
         slot = slots[fd]
-        sock = slot[0]
-        if slot[2] == "connecting":
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                return end(fd, f"connect: {os.strerror(code)}")
-            slot[4] = clock()
-            counts["handshake"].add(slot[4] - slot[1])
-            if target.tls:
-                sock = slot[0] = target.wrap(sock)
-                slot[2] = "handshake"
-            else:
-                slot[2] = "reading"
+        sock = slot.sock
+        if slot.stage == "connecting":
+            if flags & broken:
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code:
+                    return end(fd, f"connect: {os.strerror(code)}")
+            slot.connected = clock()
+            counts["handshake"].add(slot.connected - slot.start)
+            if not target.tls:
+                slot.stage = "reading"
                 sock.send(request)
-        if slot[2] == "handshake":
+                return None  # the answer is another edge
+            sock = slot.sock = target.wrap(sock)
+            slot.stage = "handshake"
+        if slot.stage == "handshake":
             sock.do_handshake()  # raises SSLWant*, and comes back here
             now = clock()
-            counts["tls"].add(now - slot[4])
-            slot[2] = "reading"
+            counts["tls"].add(now - slot.connected)
+            ciphers[f"{sock.version()} {sock.cipher()[0]}"] += 1
+            slot.stage = "reading"
             sock.send(request)
+        if not flags & (select.EPOLLIN | broken):
+            return None  # room to write, which the request has had all along
         while True:
             data = sock.recv(CHUNK)
             now = clock()
             if data:
-                if not slot[5]:
-                    slot[5] = now
-                slot[3] += data
+                if not slot.first:
+                    slot.first = now
+                slot.data += data
+                if not flags & select.EPOLLRDHUP and not target.tls:
+                    return None  # so is the FIN
                 continue
-            if b"\r\n\r\n" not in slot[3]:
-                return end(fd, "closed before an answer")
-            head = Head(slot[3])
-            body = slot[3][head.size :]
-            if not 200 <= head.status < 300:
-                return end(fd, f"status {head.status}")
-            if head.length is not None and head.length != len(body):
-                return end(fd, "closed in the middle of a response")
+            why = answers.judge(slot.data)
+            if why:
+                return end(fd, why)
             finished += 1
-            bodies[body if len(bodies) < MAX_VARIANTS or body in bodies else None] += 1
-            counts["first_byte"].add(slot[5] - slot[1])
-            counts["last_byte"].add(now - slot[1])
+            counts["first_byte"].add(slot.first - slot.start)
+            counts["last_byte"].add(now - slot.start)
             return end(fd, None)
 
     link.watch(poller, recvs)
@@ -121,7 +153,7 @@ def run_connect(job: dict, link) -> dict:
                     if warm:
                         warm = False
                         finished = 0
-                        for each in (tally, failed, bodies):
+                        for each in (tally, failed, answers, ciphers):
                             each.clear()
                         for each in counts.values():
                             each.clear()
@@ -138,13 +170,13 @@ def run_connect(job: dict, link) -> dict:
                     retry.popleft()
                     launch()
                 wait = (mark - now) / 1e9
-                for fd, _flags in poller.poll(min(wait, 0.05) if retry else wait, cap):
+                for fd, flags in poller.poll(min(wait, 0.05) if retry else wait, cap):
                     if fd not in slots:
                         if recvs[fd] is not None:
                             recvs[fd](0)
                         continue
                     try:
-                        step(fd)
+                        step(fd, flags)
                     except (BlockingIOError, InterruptedError):
                         continue
                     except OSError as error:
@@ -155,27 +187,22 @@ def run_connect(job: dict, link) -> dict:
             vitals = health.stop()
             # An answer that is there and was not read is not the target's delay.
             unread = {fd for fd, _flags in poller.poll(0)}
-            stuck = [finish - slot[1] for fd, slot in slots.items() if fd not in unread]
+            stuck = [finish - slot.start for fd, slot in slots.items() if fd not in unread]
             stuck = [age for age in stuck if age > 1_000_000_000]
         finally:
             for slot in slots.values():
-                slot[0].close()
+                slot.sock.close()
             poller.close()
     return {
+        "engine": "epoll",
+        "ciphers": dict(ciphers),
         "window_s": (finish - begin) / 1e9,
         "connections": finished,
         "failed": dict(failed),
         "events": dict(tally),
         "unanswered": len(stuck),
         "oldest_s": max(stuck, default=0) / 1e9,
-        "variants": [
-            {
-                "head": None if body is None else body[:80].decode("latin-1"),
-                "length": None if body is None else len(body),
-                "count": number,
-            }
-            for body, number in bodies.items()
-        ],
+        "variants": answers.variants(),
         "times": {kind: counts[kind].take() for kind in kinds if kind != "tls" or target.tls},
         "health": vitals,
     }

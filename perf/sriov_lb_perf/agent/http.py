@@ -148,3 +148,73 @@ class Reader:
         return self.body_bytes + sum(
             len(body) * self.hits[index] for body, index in self.known.items()
         )
+
+
+class Whole:
+    """Complete responses, head and body, that were validated once; the loops' fast path.
+
+    ``known`` maps the bytes of one to its index in the reader's ``hits``, so a repeated answer is
+    validated by one dictionary look-up that compares every byte of it. A head that varies (a
+    date, once a second; a cookie, each time) is looked at again.
+    """
+
+    MOST = 1024  # responses remembered
+
+    def __init__(self, reader: Reader) -> None:
+        self.known = {}
+        self._reader = reader
+
+    def feed(self, fd: int, data: bytes):
+        """Like :meth:`Reader.feed`, for what is not in ``known``."""
+        reader = self._reader
+        before = len(reader._partial)
+        answer = reader.feed(fd, data)
+        if answer == (True, False) and len(reader._partial) == before:
+            # Not the end of one that came in pieces (then there would be one partial less).
+            index = reader.known.get(data.partition(b"\r\n\r\n")[2])
+            if index is not None:
+                if len(self.known) >= self.MOST:
+                    self.known.clear()
+                self.known[data] = index
+        return answer
+
+
+class Ended:
+    """Judges answers that the target ended with FIN: one connection, one answer."""
+
+    def __init__(self) -> None:
+        self._valid = {}  # complete answer, head and body -> its body
+        self._bodies = collections.Counter()
+
+    def judge(self, data: bytes):
+        """Why an answer does not count, or None when it does (and was counted)."""
+        body = self._valid.get(data)
+        if body is None:
+            if b"\r\n\r\n" not in data:
+                return "closed before an answer"
+            head = Head(data)
+            body = data[head.size :]
+            if not 200 <= head.status < 300:
+                return f"status {head.status}"
+            if head.length is not None and head.length != len(body):
+                return "closed in the middle of a response"
+            if len(self._valid) >= Whole.MOST:
+                self._valid.clear()
+            self._valid[data] = body
+        known = len(self._bodies) < MAX_VARIANTS or body in self._bodies
+        self._bodies[body if known else None] += 1
+        return None
+
+    def clear(self) -> None:
+        self._bodies.clear()
+
+    def variants(self) -> list:
+        """As :meth:`Reader.variants`."""
+        return [
+            {
+                "head": None if body is None else body[:80].decode("latin-1"),
+                "length": None if body is None else len(body),
+                "count": count,
+            }
+            for body, count in self._bodies.items()
+        ]

@@ -41,19 +41,28 @@ class Link:
         line, _, self._buffer = self._buffer.partition(b"\n")
         return json.loads(line)
 
-    def watch(self, poller, recvs) -> None:
-        """During a job anything on stdin ends it: a ``stop`` line, or the tester hanging up."""
+    @property
+    def descriptor(self) -> int:
+        """What becomes readable when a job is to end; see :meth:`interrupted`."""
+        return self._reading
+
+    def check(self) -> None:
+        """:raises JobError: the job is to end before it began."""
         if b"\n" in self._buffer:
             # It came together with the job, so the descriptor will not become readable.
             _, _, self._buffer = self._buffer.partition(b"\n")
             raise JobError("stopped", "the tester stopped the job before it began")
+
+    def watch(self, poller, recvs) -> None:
+        """During a job anything on stdin ends it: a ``stop`` line, or the tester hanging up."""
+        self.check()
         try:
             poller.register(self._reading, select.EPOLLIN)
         except (OSError, PermissionError):
             return  # a file, as in a test: it cannot hang up
-        recvs[self._reading] = self._interrupted
+        recvs[self._reading] = self.interrupted
 
-    def _interrupted(self, _size):
+    def interrupted(self, _size=0):
         data = os.read(self._reading, 65536)
         self._buffer += data
         if data:

@@ -3,21 +3,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from sriov_lb_perf import carry, errors
+from sriov_lb_perf.agent.closed import run_closed
+from sriov_lb_perf.agent.connect import run_connect
 from sriov_lb_perf.agent.errors import JobError
 from sriov_lb_perf.agent.http import Head, Reader
 from sriov_lb_perf.agent.schedule import arrivals
+from sriov_lb_perf.agent.uring import Ring, Unavailable
 from sriov_lb_perf.clients import Client, Generator, LocalHost
 from sriov_lb_perf.engines.probe import Times
 from sriov_lb_perf.histogram import Histogram
+
+
+def has_uring() -> bool:
+    """Whether this machine lets a process have an io_uring."""
+    try:
+        Ring(8).close()
+    except Unavailable:
+        return False
+    return True
+
+
+@pytest.fixture(params=["epoll", "io_uring"])
+def engine(request):
+    if request.param == "io_uring" and not has_uring():
+        pytest.skip("this kernel, or what confines this process, offers no io_uring")
+    return request.param
 
 
 @pytest.fixture
@@ -51,9 +73,12 @@ def test_an_old_python_is_named_and_refused():
     assert report["kind"] == "python" and "3.8" in report["message"]
 
 
-def test_closed_loop_counts_what_the_server_answered(generator, server):
+def test_closed_loop_counts_what_the_server_answered(generator, engine, server):
     report = generator.job(
-        {"job": "closed", "url": server.url, "connections": 4, "warmup": 0.05, "seconds": 0.3},
+        {
+            "job": "closed", "url": server.url, "engine": engine,
+            "connections": 4, "warmup": 0.05, "seconds": 0.3,
+        },
         seconds=1,
     )
     assert 0 < report["requests"] <= server.requests
@@ -65,14 +90,17 @@ def test_closed_loop_counts_what_the_server_answered(generator, server):
     assert 0 < report["health"]["cpu_share"] <= 1.1
 
 
-def test_failed_responses_are_counted_apart(generator, server, response):
+def test_failed_responses_are_counted_apart(generator, engine, server, response):
     def every_third_fails(request):
         bad = server.requests % 3 == 0
         return response(503, b"no") if bad else response(200, b"fine")
 
     server.answer = every_third_fails
     report = generator.job(
-        {"job": "closed", "url": server.url, "connections": 1, "warmup": 0, "seconds": 0.2},
+        {
+            "job": "closed", "url": server.url, "engine": engine,
+            "connections": 1, "warmup": 0, "seconds": 0.2,
+        },
         seconds=1,
     )
     bad = report["failed"]["status 503"]
@@ -80,10 +108,13 @@ def test_failed_responses_are_counted_apart(generator, server, response):
     assert report["variants"][0]["count"] == report["requests"]
 
 
-def test_members_are_told_apart_by_their_bodies(generator, server, response):
+def test_members_are_told_apart_by_their_bodies(generator, engine, server, response):
     server.answer = lambda _: response(200, b"member-%d" % (server.requests % 2))
     report = generator.job(
-        {"job": "closed", "url": server.url, "connections": 1, "warmup": 0, "seconds": 0.2},
+        {
+            "job": "closed", "url": server.url, "engine": engine,
+            "connections": 1, "warmup": 0, "seconds": 0.2,
+        },
         seconds=1,
     )
     counts = {v["head"]: v["count"] for v in report["variants"]}
@@ -91,14 +122,97 @@ def test_members_are_told_apart_by_their_bodies(generator, server, response):
     assert abs(counts["member-0"] - counts["member-1"]) <= 1
 
 
-def test_a_server_that_closes_after_each_response_is_followed(generator, server, response):
+def test_a_server_that_closes_after_each_response_is_followed(generator, engine, server, response):
     server.answer = lambda _: response(200, b"bye", "Connection: close\r\n")
     report = generator.job(
-        {"job": "closed", "url": server.url, "connections": 2, "warmup": 0, "seconds": 0.2},
+        {
+            "job": "closed", "url": server.url, "engine": engine,
+            "connections": 2, "warmup": 0, "seconds": 0.2,
+        },
         seconds=1,
     )
     assert report["requests"] > 2
     assert report["failed"] == {}
+
+
+def test_the_report_names_the_engine_and_unknown_ones_are_refused(generator, engine, server):
+    job = {"job": "closed", "url": server.url, "connections": 1, "warmup": 0, "seconds": 0.1}
+    assert generator.job({**job, "engine": engine}, seconds=1)["engine"] == engine
+    with pytest.raises(errors.EngineFailed, match="auto, epoll, io_uring"):
+        generator.job({**job, "engine": "kqueue"}, seconds=1)
+
+
+def test_without_io_uring_the_request_rate_is_measured_all_the_same(server, monkeypatch):
+    """As on a kernel that has it switched off; asked for by name it is an error instead."""
+
+    def refuse(_slots):
+        raise Unavailable("io_uring_setup: Operation not permitted")
+
+    monkeypatch.setattr("sriov_lb_perf.agent.closed_uring.Ring", refuse)
+    monkeypatch.setattr("sriov_lb_perf.agent.connect_uring.Ring", refuse)
+    link = SimpleNamespace(
+        descriptor=0, check=lambda: None, watch=lambda *_: None, report=lambda *_, **__: None
+    )
+    job = {"url": server.url, "connections": 1, "concurrency": 1, "warmup": 0, "seconds": 0.1}
+    for run in (run_closed, run_connect):
+        assert run(dict(job), link)["engine"] == "epoll"
+        with pytest.raises(JobError, match="not permitted"):
+            run({**job, "engine": "io_uring"}, link)
+
+
+@pytest.mark.parametrize("size", [20_000, 200_000])
+def test_responses_longer_than_one_read_are_put_together(generator, engine, server, response, size):
+    server.answer = lambda _: response(200, b"m" * size)
+    report = generator.job(
+        {
+            "job": "closed", "url": server.url, "engine": engine, "connections": 2, "warmup": 0,
+            "seconds": 0.2,
+        },
+        seconds=1,
+    )  # fmt: skip
+    assert report["requests"] > 0 and report["failed"] == {}
+    assert report["bytes"] == report["requests"] * size
+    assert len(Histogram.of_sparse(report["latency"])) == report["requests"]
+
+
+def test_a_target_that_goes_away_under_way_is_told_apart_from_a_slow_one(
+    generator, engine, server
+):
+    """Connections that are reset are counted, tried again, and not called slow."""
+
+    def answer(request):
+        if server.requests > 20:
+            with contextlib.suppress(OSError):  # the first one has done it
+                server.socket.shutdown(socket.SHUT_RDWR)
+            raise ConnectionAbortedError
+        return server.ok(request)
+
+    server.answer = answer
+    report = generator.job(
+        {
+            "job": "closed", "url": server.url, "engine": engine, "connections": 4, "warmup": 0,
+            "seconds": 0.8,
+        },
+        seconds=2,
+    )  # fmt: skip
+    lost = report["events"]
+    assert lost.get("closed by the target", 0) + lost.get("error: reset", 0) == 4, lost
+    assert lost["error: connect"] >= 4, lost
+    assert report["requests"] == 20 and report["unanswered"] == 0
+
+
+def test_a_target_that_refuses_connections_is_counted_not_waited_for(generator, engine, server):
+    server.close()
+    report = generator.job(
+        {
+            "job": "connect", "url": server.url, "engine": engine, "concurrency": 2, "warmup": 0,
+            "seconds": 0.3,
+        },
+        seconds=1,
+    )  # fmt: skip
+    assert report["connections"] == 0
+    assert report["failed"]["connect: Connection refused"] >= 2
+    assert report["unanswered"] == 0
 
 
 def test_open_loop_keeps_its_schedule_and_takes_kernel_stamps(generator, server):
@@ -162,9 +276,12 @@ def test_requests_without_answer_are_lost_not_forgotten(generator, server):
     assert Histogram.of(times.latency(), times.lost).percentile(99) == float("inf")
 
 
-def test_connection_rate_counts_whole_responses_closed_by_the_server(generator, server):
+def test_connection_rate_counts_whole_responses_closed_by_the_server(generator, engine, server):
     report = generator.job(
-        {"job": "connect", "url": server.url, "concurrency": 4, "warmup": 0.05, "seconds": 0.3},
+        {
+            "job": "connect", "url": server.url, "engine": engine,
+            "concurrency": 4, "warmup": 0.05, "seconds": 0.3,
+        },
         seconds=1,
     )
     assert report["connections"] > 10
@@ -202,9 +319,12 @@ def test_what_cannot_be_done_is_told_by_whose_fault_it_is(generator, server, job
     assert generator.job({"job": "facts"})["cpus"]  # it is still there
 
 
-def test_a_job_can_be_stopped_and_the_engine_lives_on(generator, server):
+def test_a_job_can_be_stopped_and_the_engine_lives_on(generator, engine, server):
     generator.send(
-        {"job": "closed", "url": server.url, "connections": 1, "warmup": 0, "seconds": 60}
+        {
+            "job": "closed", "url": server.url, "engine": engine,
+            "connections": 1, "warmup": 0, "seconds": 60,
+        },
     )
     generator.send({"job": "stop"})
     with pytest.raises(errors.EngineFailed, match="stopped"):
