@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from netaddr import IPAddress
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
-from scapy.layers.l2 import Dot1Q, Ether
+from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 #: First bytes of every payload of ours.
@@ -146,7 +146,7 @@ class Probe:
         packets = built if isinstance(built, list) else [built]
         link = self.relink(link) if self.relink else link
         return [
-            bytes(packet if isinstance(packet, Ether) else link.header() / packet)
+            bytes(packet if isinstance(packet, Ether) else link.header() / _owned(packet, link))
             for packet in packets
         ]
 
@@ -158,6 +158,15 @@ class Probe:
         )
         port = "" if self.port is None else f":{self.port}"
         return f"{self.title} to {where}{port} from {self.source or 'the vantage itself'}"
+
+
+def _owned(packet: Packet, link: Link) -> Packet:
+    """ARP and ND with the sender's own MAC, unless the packet names one: anything else would
+    lead the answers, and all that follows, astray."""
+    for layer, field in ((ARP, "hwsrc"), (ICMPv6NDOptSrcLLAddr, "lladdr")):
+        if layer in packet and field not in packet[layer].fields:
+            packet[layer].setfieldval(field, link.source)
+    return packet
 
 
 def network(probe: Probe, identity: Identity, **fields) -> Packet:

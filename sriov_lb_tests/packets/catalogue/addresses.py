@@ -96,9 +96,9 @@ def _sources(registry: Registry) -> None:
     if registry.version == 4:
         registry.add(
             "addresses", "from-broadcast", "SYN from the subnet's broadcast address",
-            lambda c, i: _syn(c, i, c.open_port, source=c.broadcast), ACCEPT,
-            "only the subnet's hosts know that it is one", MARTIAN,
-            needs=[Need.OPEN_LISTENER, Need.SUBNET], sender=None,
+            lambda c, i: _syn(c, i, c.open_port, source=c.broadcast), BEFORE,
+            "a broadcast address is nobody's, but only hosts of the subnet can know it", MARTIAN,
+            also=[ACCEPT], needs=[Need.OPEN_LISTENER, Need.SUBNET], sender=None,
         )  # fmt: skip
 
 

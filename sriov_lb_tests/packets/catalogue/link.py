@@ -113,7 +113,7 @@ def _neighbours(add) -> None:
     def solicitation(target):
         def build(c, i):
             asked = ICMPv6ND_NS(tgt=target(c))
-            return network(c, i, hlim=255) / asked / ICMPv6NDOptSrcLLAddr(lladdr="02::1")
+            return network(c, i, hlim=255) / asked / ICMPv6NDOptSrcLLAddr()
 
         return build
 

@@ -9,6 +9,7 @@ from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
     ICMPv6ND_NA,
     ICMPv6ND_NS,
+    ICMPv6NDOptSrcLLAddr,
     IPv6,
 )
 from scapy.layers.l2 import ARP, Dot1Q, Ether
@@ -19,7 +20,9 @@ from sriov_lb_tests.packets.probe import (
     Identities,
     Identity,
     Link,
+    Probe,
     icmp_echo,
+    network,
     reset_for,
     tcp_segment,
     tcp_syn,
@@ -185,3 +188,30 @@ def test_the_reset_that_tidies_up():
     assert str(reset[TCP].flags) == "R"
     assert reset_for(back(TCP(sport=80, dport=31234, flags="RA"))) is None
     assert reset_for(back(UDP())) is None
+
+
+def test_arp_and_neighbour_discovery_name_the_sender_of_the_frame():
+    link = Link("02:00:00:00:00:01", "02:00:00:00:00:02")
+    asked = {
+        4: lambda probe, identity: ARP(op=1, psrc="192.0.2.1", pdst="192.0.2.9"),
+        6: lambda probe, identity: network(probe, identity, hlim=255)
+        / ICMPv6ND_NS(tgt="2001:db8::9")
+        / ICMPv6NDOptSrcLLAddr(),
+    }
+    four = Probe("ARP request", "192.0.2.9", asked[4], "192.0.2.1")
+    six = Probe("neighbour solicitation", "2001:db8::9", asked[6], "2001:db8::1")
+    identity = Identities("run").next()
+    assert Ether(four.frames(link, identity)[0])[ARP].hwsrc == link.source
+    assert Ether(six.frames(link, identity)[0])[ICMPv6NDOptSrcLLAddr].lladdr == link.source
+
+
+def test_a_packet_that_names_another_station_keeps_it():
+    link = Link("02:00:00:00:00:01", "02:00:00:00:00:02")
+    lie = Probe(
+        "ARP request",
+        "192.0.2.9",
+        lambda probe, identity: ARP(op=1, hwsrc="02:00:00:00:00:77", psrc="192.0.2.1"),
+        "192.0.2.1",
+    )
+    frame = lie.frames(link, Identities("run").next())[0]
+    assert Ether(frame)[ARP].hwsrc == "02:00:00:00:00:77"
