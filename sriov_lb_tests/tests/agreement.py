@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agreement check for tests: what the cloud and the run know is put together here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tempest import config
+
+from sriov_lb_tests.agreement import Agreement, Reach, Seat, Settled, Subject, look, settle
+from sriov_lb_tests.amphora import Amphora
+from sriov_lb_tests.tests import base, scene
+
+CONF = config.CONF
+
+#: Seconds for which a disagreement is watched, to tell late from never.
+PATIENCE = 12.0
+
+
+class Agrees:
+    """For test classes: ``self.agrees(lb, "after the listener was deleted", ports=[80])``."""
+
+    stage: Any
+    site: Any
+    seen: dict[str, Any]
+
+    def subject(self, lb: Any) -> Subject:
+        """What the APIs say of a load balancer now."""
+        lbs = self.site.lbs
+        amphorae = lbs.amphorae(lb.id) if self.stage.clouds.admin is not None else []
+        return Subject.of(lbs.show(lb.id), lbs.listeners(lb), lbs.pools(lb), amphorae)
+
+    def seats(self, subject: Subject) -> list[Seat]:
+        """Its amphorae, where the tests may log in to them."""
+        if not CONF.sriov_lb.amphora_ssh or self.stage.clouds.admin is None:
+            return []
+        admin = self.stage.clouds.by("admin").load_balancer
+        found = [admin.get_amphora(entry["id"]) for entry in subject.amphorae]
+        return [Seat.of(one, Amphora(self.stage.amphora_host(one))) for one in found]
+
+    def reach(self, subject: Subject, vantage: Any) -> Reach:
+        """From where probes may come: nobody else's address is ever pretended."""
+        net = self.site.vip_net
+        network = (self.stage.clouds.admin or self.stage.clouds.member).network
+        taken = {
+            fixed["ip_address"]
+            for port in network.ports(network_id=net.network.id)
+            for fixed in port.fixed_ips
+        }
+        links = [subnet.cidr for subnet in net.subnets.values()]
+        gateways = [subnet.gateway_ip for subnet in net.subnets.values() if subnet.gateway_ip]
+        return Reach.of(vantage, subject, links, [*taken, *gateways])
+
+    def look(
+        self, lb: Any, *, ports: Sequence[int] = (), vantage: Any = None, **options: Any
+    ) -> Agreement:
+        """One look; a failed control is shown in ``unclear`` and is no failure yet."""
+        subject = self.subject(lb)
+        if vantage is None:
+            vantage = scene.of(self.stage).client.vantage
+        reach = self.reach(subject, vantage)
+        return look(subject, self.seats(subject), vantage, reach, ports=ports, **options)
+
+    def agrees(
+        self,
+        lb: Any,
+        step: str,
+        *,
+        ports: Iterable[int] = (),
+        patience: float = PATIENCE,
+        **options: Any,
+    ) -> Settled:
+        """Policy, ruleset and wire agree now, or the test fails with the witness.
+
+        :param step: what was done just before, for the message and the evidence.
+        :param ports: TCP ports that were served once.
+        """
+        wanted = tuple(ports)
+        settled = settle(lambda: self.look(lb, ports=wanted, **options), patience=patience)
+        number = self.__dict__.setdefault("_looks", [])
+        number.append(step)
+        name = f"agreement-{len(number):02d}"
+        self.keep(f"{name}.json", {"step": step, **settled.first.to_json()})
+        if not settled.agreed:
+            for amphora, text in settled.first.rulesets.items():
+                self.keep(f"{name}-{amphora}.nft.txt", text)
+            self.seen[f"late, {step}"] = settled.late
+            raise AssertionError(f"{step}: {settled}")
+        if settled.first.unclear:
+            base.inconclusive(f"{step}: {settled.first.unclear[0]}")
+        return settled
+
+    def until_agrees(self, lb: Any, step: str, *, timeout: float, **options: Any) -> float:
+        """Wait until they agree, where no API state promises when; returns the seconds it took.
+
+        What passes and may not is a failure at once; what does not pass yet is waited for.
+        """
+        started = time.monotonic()
+        while True:
+            found = self.look(lb, **options)
+            open_now = [one for one in found.findings if one.too_open]
+            late = time.monotonic() - started > timeout
+            if open_now or (late and found.findings):
+                raise AssertionError(f"{step}: {found}")
+            if found.agreed and (late or not found.unclear):
+                if found.unclear:
+                    base.inconclusive(f"{step}: {found.unclear[0]}")
+                return time.monotonic() - started

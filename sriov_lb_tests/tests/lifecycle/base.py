@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the lifecycle classes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sriov_lb_tests.tests import base, scene
+from sriov_lb_tests.tests.changes import Changes
+from sriov_lb_tests.tests.own import Own
+
+
+class LifecycleTest(Changes, base.SriovLbTest):
+    """One load balancer for the class; a test that breaks it does not hand it on."""
+
+    WHAT = "life"
+    TOPOLOGY = "SINGLE"
+
+    own: Own
+
+    @classmethod
+    def resource_setup(cls) -> None:
+        super().resource_setup()
+        cls.own = Own(scene.of(cls.stage), cls.WHAT, cls.TOPOLOGY)
+
+    @classmethod
+    def resource_cleanup(cls) -> None:
+        if hasattr(cls, "own"):
+            cls.own.close()
+        super().resource_cleanup()
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.begin()
+        self.lbs = self.own.lbs
+
+    def ready(self) -> Any:
+        """The load balancer with the listener ``web`` and no other; evidence of any failure."""
+        self.own.tidy()
+        lb = self.own.lb
+        self.involved = {"lb": lb}
+        return lb
+
+    def _collect(self) -> None:
+        super()._collect()
+        self.own.damage("a test failed on it")
