@@ -131,7 +131,7 @@ def header(case, frame):
 UNSEEN = re.compile(
     r"-flow-|checksum|truncated|offset|length|version|fragments|option|header-(4|15)|"
     r"stray|reserved|ttl-0|hop-limit|ethertype|(other|broadcast)-mac|vlan|sctp-[^i]|sctp-init-(ack|with)|"
-    r"solicitation-|unreachable-(empty|half)|narrow|other-family|addresses-to-"
+    r"solicitation-|unreachable-(empty|half)|narrow|other-family|addresses-to-|from-broadcast"
 )
 
 
