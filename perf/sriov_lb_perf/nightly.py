@@ -110,4 +110,7 @@ def publish(
     index = site.publish(history, folder)
     moved = {c.metric: str(c) for c in night.fresh if c.regression and c.what != "normal"}
     write_atomically(folder / "latest.xml", export.junit(document, moved).encode())
+    series = history.run(document["id"])["series"]
+    text = export.open_metrics(document, series, night.status)
+    write_atomically(folder / "metrics.txt", text.encode())
     return index

@@ -38,25 +38,25 @@ def number(text):
     return int(text) if text and text.strip().lstrip("-").isdigit() else None
 def first(pattern, text):
     found = re.search(pattern, text or "", re.M)
-    return found.group(1).strip() if found else None
+    return found.group(1).strip() or None if found else None
 cpuinfo = read("/proc/cpuinfo")
 memory = number(first(r"^MemTotal:\s+(\d+)", read("/proc/meminfo")))
 facts = {
     "os": (first(r"^PRETTY_NAME=(.*)", read("/etc/os-release")) or "").strip('"') or None,
     "kernel": platform.release(),
     "cpus": len(os.sched_getaffinity(0)),
-    "cpu model": first(r"^model name\s*:\s*(.*)", cpuinfo),
+    "cpu model": first(r"^model name\s*:[ \t]*(.*)", cpuinfo),
     "memory MiB": memory // 1024 if memory else None,
     "clock source": read("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
 }
 workers, ticks = [], 0
 for path in glob.glob("/proc/[0-9]*/status"):
     text = read(path)
-    if first(r"^Name:\s*(.*)", text) == "haproxy":
+    if first(r"^Name:[ \t]*(.*)", text) == "haproxy":
         fields = (read(path[:-6] + "stat") or "").rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
         workers.append((int(first(r"^Threads:\s*(\d+)", text) or 0),
-                        first(r"^Cpus_allowed_list:\s*(.*)", text)))
+                        first(r"^Cpus_allowed_list:[ \t]*(.*)", text)))
 facts["haproxy version"] = first(r"^HA-?Proxy version (\S+)", out(["haproxy", "-v"]))
 facts["haproxy threads"] = max((threads for threads, _ in workers), default=None)
 facts["haproxy CPUs"] = max(workers)[1] if workers else None
@@ -65,9 +65,9 @@ agents = glob.glob("/opt/*/lib/python3*/site-packages/octavia-[0-9]*.dist-info")
     "/usr/lib/python3/dist-packages/octavia-[0-9]*.*-info")
 facts["agent version"] = first(r"octavia-([^-/]+?)\.(?:dist|egg)-info", "\n".join(agents))
 tool = out([*inside, "ethtool", "-i", interface])
-facts["interface driver"] = first(r"^driver:\s*(.*)", tool)
-facts["interface firmware"] = first(r"^firmware-version:\s*(.*)", tool)
-facts["interface bus"] = first(r"^bus-info:\s*(.*)", tool)
+facts["interface driver"] = first(r"^driver:[ \t]*(.*)", tool)
+facts["interface firmware"] = first(r"^firmware-version:[ \t]*(.*)", tool)
+facts["interface bus"] = first(r"^bus-info:[ \t]*(.*)", tool)
 facts["MTU"] = number(within("/sys/class/net/%s/mtu" % interface))
 facts["MAC"] = within("/sys/class/net/%s/address" % interface)
 facts["speed Mbit/s"] = number(within("/sys/class/net/%s/speed" % interface))

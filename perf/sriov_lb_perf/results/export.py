@@ -22,8 +22,15 @@ BASE = {
 }
 
 
-def open_metrics(document: Mapping[str, Any], series: str) -> str:
-    """OpenMetrics text, for node_exporter's textfile collector or any static web server."""
+#: What a verdict may be, for a gauge of each.
+VERDICTS = ("faster", "slower", "equivalent", "could not tell")
+
+
+def open_metrics(document: Mapping[str, Any], series: str, status: int | None = None) -> str:
+    """OpenMetrics text, for node_exporter's textfile collector or any static web server.
+
+    :param status: what the night came to (0, 1, 2), where there was one.
+    """
     labels = {"series": series, "profile": document["profile"]["name"]}
     families: dict[str, list[tuple[dict[str, str], float]]] = {}
     helps: dict[str, str] = {}
@@ -57,6 +64,25 @@ def open_metrics(document: Mapping[str, Any], series: str) -> str:
                     metric=metric["id"],
                     bound=bound,
                 )
+        for word in VERDICTS:
+            add(
+                "sriov_lb_perf_verdict",
+                "1 for the verdict on a metric, 0 for the other words.",
+                float(metric["verdict"] == word),
+                metric=metric["id"],
+                verdict=word,
+            )
+    if status is not None:
+        add(
+            "sriov_lb_perf_night_status",
+            "The night: 0 nothing got worse, 1 a regression, 2 could not tell.",
+            float(status),
+        )
+    add(
+        "sriov_lb_perf_gates_failed",
+        "Gates of the run that failed.",
+        float(sum(gate["passed"] is False for gate in document["gates"])),
+    )
     add(
         "sriov_lb_perf_run_sound",
         "1 if the run was complete and passed its gates.",

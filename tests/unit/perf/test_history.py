@@ -32,15 +32,10 @@ def small_plotly(monkeypatch):
     monkeypatch.setattr(page, "plotly_script", lambda: "/* plotly */")
 
 
-_made: list[dict] = []
-
-
 @pytest.fixture
-def document(made_run):
+def document(finished):
     """One result for all tests here; each gets a copy of its own."""
-    if not _made:
-        _made.append(made_run(ratio=1.8).document)
-    return copy.deepcopy(_made[0])
+    return finished.document
 
 
 @pytest.fixture
