@@ -5,7 +5,8 @@
 
     SriovLbError
     ├── ConfigurationError           what the user wrote; found before anything is created
-    │   └── InvalidConfiguration     carries every Problem at once
+    │   ├── InvalidConfiguration     carries every Problem at once
+    │   └── NotPrepared              what options name is not there; carries all of it at once
     ├── CloudError                   what an API answered, or did not
     │   ├── AuthenticationFailed
     │   ├── ApiUnreachable
@@ -29,7 +30,8 @@
     │   └── ControlFailed            the positive control did not come back: INCONCLUSIVE
     ├── PolicyError                  reasoning about rules
     │   ├── UnknownExpression        nftables syntax the model does not know
-    │   └── UnknownListener          a listener the model cannot turn into a policy
+    │   ├── UnknownListener          a listener the model cannot turn into a policy
+    │   └── NotRestored              a fault that was seeded on purpose may still be there
     └── JournalError                 the record of what was created
         ├── JournalUnwritable
         └── JournalCorrupt
@@ -104,6 +106,21 @@ class InvalidConfiguration(ConfigurationError):
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
         noun = "option is" if count == 1 else "options are"
         super().__init__(f"{count} {noun} wrong or missing:\n{lines}\n", remedy=remedy)
+
+
+class NotPrepared(ConfigurationError):
+    """The cloud lacks what options name; ``missing`` holds all of the errors."""
+
+    remedy = "Correct every option listed; nothing was created."
+
+    def __init__(self, missing: Iterable[SriovLbError], *, remedy: str | None = None) -> None:
+        self.missing = tuple(missing)
+        count = len(self.missing)
+        # The messages, each with its own remedy.
+        lines = "\n".join(f"  - {error}" for error in self.missing)
+        verb = "is" if count == 1 else "are"
+        message = f"{count} of what the options name {verb} missing:\n{lines}\n"
+        super().__init__(message, remedy=remedy)
 
 
 # --- the cloud -----------------------------------------------------------------------
@@ -301,6 +318,15 @@ class UnknownListener(PolicyError):
     """A listener whose protocol or addresses the model cannot turn into a policy."""
 
     remedy = "Teach sriov_lb_tests.policy this protocol, or report it with the listener."
+
+
+class NotRestored(PolicyError):
+    """The rules of an amphora that a fault was seeded into are not known to be back."""
+
+    remedy = (
+        "Run `sriov-lb mutants --restore DIR`, or let Octavia write the rules again: change one of "
+        "the listeners."
+    )
 
 
 # --- the journal -----------------------------------------------------------------------------

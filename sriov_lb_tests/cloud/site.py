@@ -16,7 +16,7 @@ Two ways to the same thing:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -172,6 +172,37 @@ class Site:
                 net.subnets.setdefault(subnet.ip_version, subnet)
         return net
 
+    # --- before anything is made ---
+
+    def require(self) -> None:
+        """Look up everything that must be there already; nothing is made.
+
+        :raises NotPrepared: with all that is missing, by option.
+        """
+        missing = []
+        for look in self._looks():
+            try:
+                look()
+            except errors.SriovLbError as error:
+                missing.append(error)
+        if missing:
+            raise errors.NotPrepared(missing)
+
+    def _looks(self) -> Iterator[Callable[[], Any]]:
+        wanted = self.settings
+        if wanted.access_network:
+            yield lambda: self.access_net
+        if wanted.guest_image:
+            yield lambda: self.guest_image
+        if wanted.guest_flavor:
+            yield lambda: self.guest_flavor
+        if wanted.member_image:
+            yield lambda: self.member_image
+        if wanted.member_flavor:
+            yield lambda: self.member_flavor
+        for side in ("vip", "member"):
+            yield functools.partial(self._existing, side)
+
     # --- guests ---
 
     @once
@@ -250,13 +281,19 @@ class Site:
             {ACCESS: access, VIP: vip}, self.guest_image, self.guest_flavor, f"client-{vnic_type}"
         )
 
-    def ask_member(self, number: int, place: str = "own") -> Guest:
-        """Ask for a member server, on the member network or (``vip``) the VIP's."""
+    def ask_member(
+        self, number: int, place: str = "own", *, port_security: bool | None = None
+    ) -> Guest:
+        """Ask for a member server, on the member network or (``vip``) the VIP's.
+
+        :param port_security: False for one that sends crafted frames.
+        """
         access = self._access_port(f"member{number}-access")
         port = networks.create_port(
             self.clouds.member,
             self.ledger,
             self.vip_net if place == "vip" else self.member_net,
+            port_security=port_security,
             security_groups=[self.security_group],
             what=f"member{number}-{place}",
         )
@@ -317,21 +354,37 @@ class Site:
         *,
         versions: tuple[int, ...] = (4,),
         what: str | None = None,
+        flavor_id: str | None = None,
+        additional_subnet_ids: Sequence[str] = (),
         **attributes: Any,
     ) -> Any:
         """Ask for a load balancer; does not wait.
 
         :param kind: ``sriov`` or ``normal``.
         :param versions: IP versions of its VIPs, the first is the VIP.
+        :param flavor_id: another Octavia flavor than that of its kind.
+        :param additional_subnet_ids: more VIPs, on further subnets of the VIP network.
         """
         subnets = [self.vip_net.subnet(version).id for version in versions]
-        flavor = self.sriov_flavor_id if kind == "sriov" else self.normal_flavor_id
+        if flavor_id is None:
+            flavor_id = self.sriov_flavor_id if kind == "sriov" else self.normal_flavor_id
         return self.lbs.create(
             subnet_id=subnets[0],
-            flavor_id=flavor,
-            additional_subnet_ids=subnets[1:],
+            flavor_id=flavor_id,
+            additional_subnet_ids=[*subnets[1:], *additional_subnet_ids],
             what=what or kind,
             **attributes,
+        )
+
+    def flavor_of(self, kind: str, *, topology: str, member_sriov: bool = False) -> str:
+        """The Octavia flavor with that topology, with or without VFs towards the members.
+
+        :raises ResourceMissing: nobody prepared one.
+        """
+        raise errors.ResourceMissing(
+            f"There is no {kind} flavor with topology {topology}"
+            f"{' and VFs towards the members' if member_sriov else ''}.",
+            remedy="Run in administrator mode, which makes the flavors it needs.",
         )
 
 
@@ -346,6 +399,20 @@ class AdminSite(Site):
             return placement.sriov_hosts(admin, self.settings.vip.physical_network)
         placement.require_hosts(admin, self.settings.hosts)
         return sorted(self.settings.hosts)
+
+    def _looks(self) -> Iterator[Callable[[], Any]]:
+        yield from super()._looks()
+        yield lambda: self.hosts
+        yield lambda: self.octavia_project_id
+        if self.settings.amphora_image_tag:
+            yield lambda: self.amphora_image
+
+    @once
+    def amphora_image(self) -> Any:
+        """The image that Octavia boots amphorae from, as far as its tag is told."""
+        return placement.require_tagged_image(
+            self.clouds.by("admin"), self.settings.amphora_image_tag
+        )
 
     @once
     def aggregate(self) -> Any:
@@ -376,23 +443,42 @@ class AdminSite(Site):
             what=what,
         )
 
-    def flavor_data(self, compute_flavor_id: str, *, sriov: bool) -> dict[str, Any]:
+    def flavor_of(self, kind: str, *, topology: str, member_sriov: bool = False) -> str:
+        name = f"{kind}-{'pair' if topology == 'ACTIVE_STANDBY' else 'single'}"
+        name += "-members" if member_sriov else ""
+        key = f"flavor {name}"
+        if key not in self._made:
+            data = self.flavor_data(
+                self.compute_flavor.id,
+                sriov=kind == "sriov",
+                topology=topology,
+                member_sriov=member_sriov,
+            )
+            self._made[key] = loadbalancers.create_flavor(
+                self.clouds.by("admin"), self.ledger, data, what=name
+            ).id
+        return self._made[key]
+
+    def flavor_data(
+        self,
+        compute_flavor_id: str,
+        *,
+        sriov: bool,
+        topology: str = "",
+        member_sriov: bool | None = None,
+    ) -> dict[str, Any]:
         """A flavor profile; the twins' differ in ``sriov_vip`` and in nothing else."""
         data: dict[str, Any] = {
             "compute_flavor": compute_flavor_id,
-            "loadbalancer_topology": self.settings.topology,
+            "loadbalancer_topology": topology or self.settings.topology,
             "sriov_vip": sriov,
         }
-        if self.settings.allow_member_sriov:
+        if self.settings.allow_member_sriov if member_sriov is None else member_sriov:
             data["allow_member_sriov"] = True
         return data
 
     @once
     def sriov_flavor_id(self) -> str:
-        if self.settings.amphora_image_tag:
-            placement.require_tagged_image(
-                self.clouds.by("admin"), self.settings.amphora_image_tag
-            )
         return loadbalancers.create_flavor(
             self.clouds.by("admin"),
             self.ledger,
@@ -457,6 +543,11 @@ class AdminSite(Site):
 class AdoptedSite(Site):
     """A site that an administrator prepared."""
 
+    def _looks(self) -> Iterator[Callable[[], Any]]:
+        yield from super()._looks()
+        yield lambda: self.sriov_flavor_id
+        yield lambda: self.normal_flavor_id
+
     @once
     def vip_net(self) -> Net:
         found = self._existing("vip")
@@ -491,10 +582,12 @@ class AdoptedSite(Site):
             )
         return guest
 
-    def ask_member(self, number: int, place: str = "own") -> Guest:
+    def ask_member(
+        self, number: int, place: str = "own", *, port_security: bool | None = None
+    ) -> Guest:
         ids = self.settings.adopt.member_ids
         if not ids:
-            return super().ask_member(number, place)
+            return super().ask_member(number, place, port_security=port_security)
         if number > len(ids):
             raise errors.ResourceMissing(
                 f"Member {number} is needed; [sriov_lb] adopt_member_ids names {len(ids)}.",

@@ -35,7 +35,9 @@ def administrator(conf: Any) -> Connection | None:
             f"[sriov_lb] mode is {group.mode!r}, but there are no administrator credentials.",
             remedy="Set [auth] admin_* or [sriov_lb] admin_cloud; or mode = adopt with a cloud.",
         )
-    return _connection(conf, credentials_factory.get_configured_admin_credentials())
+    # Not filled in: that asks Keystone, and says less when it refuses than our own asking does.
+    given = credentials_factory.get_configured_admin_credentials(fill_in=False)
+    return _connection(conf, given)
 
 
 def member(conf: Any, admin: Connection | None, ledger: Ledger) -> tuple[Connection, Any]:

@@ -67,20 +67,18 @@ class Stage:
     def _open(self, group: Any) -> None:
         admin = credentials.administrator(CONF)
         if admin is not None:
-            # Enough to undo what the next step makes, should it fail half-way.
+            # Enough to look around, and to undo what the next step makes, should it fail half-way.
             self.clouds = Clouds(member=admin, admin=admin)
+            self._look_around(group)
         member, self._provider = credentials.member(CONF, admin, self.ledger)
         self.clouds = Clouds(member=member, admin=admin)
         who = {"member": connect.identity(self.clouds.member)}
-        if self.clouds.admin is not None:
-            who["admin"] = connect.identity(self.clouds.admin)
+        if admin is None:
+            self._look_around(group)
+        else:
+            who["admin"] = connect.identity(admin)
         self.ledger.describe(who)
-        connect.require_services(self.clouds.member)
-        self.api_version = connect.require_octavia(self.clouds.member)
-        kind = site.AdminSite if group.mode == "admin" else site.AdoptedSite
-        self.site: Any = kind(
-            options.site_settings(group, self.run.evidence("keys")), self.clouds, self.ledger
-        )
+        self.site: Any = self._site(group)
         self.recorder.describe(
             run=self.run.id,
             started=time.strftime("%Y-%m-%d %H:%M:%S %Z"),
@@ -92,6 +90,17 @@ class Stage:
             topology=group.loadbalancer_topology,
             journal=str(self.ledger.path.parent),
         )
+
+    def _site(self, group: Any) -> Any:
+        kind = site.AdminSite if group.mode == "admin" else site.AdoptedSite
+        settings = options.site_settings(group, self.run.evidence("keys"))
+        return kind(settings, self.clouds, self.ledger)
+
+    def _look_around(self, group: Any) -> None:
+        """Find out what is missing in the cloud before anything is made."""
+        connect.require_services(self.clouds.member)
+        self.api_version = connect.require_octavia(self.clouds.member)
+        self._site(group).require()
 
     # --- guests -----------------------------------------------------------------------
 

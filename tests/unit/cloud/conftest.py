@@ -17,6 +17,7 @@ from sriov_lb_tests.cloud.connect import Clouds
 
 SINGULARS = {
     "servers": "server",
+    "images": "image",
     "keypairs": "keypair",
     "aggregates": "aggregate",
     "networks": "network",

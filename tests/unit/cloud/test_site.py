@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import json
 
 import pytest
@@ -215,3 +216,20 @@ def test_admin_mode_uses_networks_that_are_named(furnished, book, tmp_path):
     assert place.member_net.id == there["member"]
     assert place.vip_net.subnet(4).network_id == there["vip"]
     assert not [entry for entry in book.entries if entry.kind == "network"]
+
+
+def test_all_that_is_missing_is_said_at_once_and_nothing_is_made(furnished, clouds, book, tmp_path):
+    wanted = settings(tmp_path, hosts=("h9",), amphora_image_tag="amphora")
+    wanted = dataclasses.replace(wanted, guest_image="lost", access_network="nowhere")
+    with pytest.raises(errors.NotPrepared) as caught:
+        site.AdminSite(wanted, clouds, book).require()
+    kinds = [type(error) for error in caught.value.missing]
+    assert len(kinds) == 4 and errors.ImageNotTagged in kinds
+    for word in ("4 of what", "'lost' ([sriov_lb] guest_image)", "'nowhere'", "h9", "'amphora'"):
+        assert word in str(caught.value)
+    assert book.entries == []
+
+
+def test_a_cloud_that_has_everything_is_prepared(made, book):
+    made.require()
+    assert book.entries == []
