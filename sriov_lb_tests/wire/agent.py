@@ -37,6 +37,8 @@ VERSION = 1
 
 MESSAGE = struct.Struct(">II")
 LENGTH = struct.Struct(">I")
+WORD = struct.Struct(">H")
+LONG = struct.Struct(">I")
 #: One captured frame: time (ns since the epoch, kernel clock), packet type (``PACKET_*`` of
 #: linux/if_packet.h; 4 is "outgoing"), bytes on the wire, bytes that follow.
 RECORD = struct.Struct(">QBII")
@@ -261,6 +263,116 @@ def binary_address(text):
     return ipaddress.ip_address(text).packed
 
 
+def _fold(total):
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+class Patch:
+    """A TCP or UDP frame, made anew for each number without summing it up anew (RFC 1624).
+
+    Number n has source port ``first + n % ports``, TCP sequence number ``key + n``, and as IPv4
+    identification or low bits of the IPv6 flow label ``1 + n % 65535``.
+
+    :raises Refused: neither TCP nor UDP, or not the first fragment: nothing to patch.
+    """
+
+    def __init__(self, frame, first, ports, key):
+        self.first, self.ports, self.key = first, ports, key
+        self.frame = bytearray(frame)
+        kind, self.network = network_layer(frame)
+        found = _upper_layer(frame[self.network :]) if kind in (ETH_P_IP, ETH_P_IPV6) else None
+        if found is None or found[1] not in (6, 17):
+            raise Refused("only a TCP or UDP frame can be patched")
+        self.family, self.protocol, self.source, self.target, upper = found
+        if self.family == 4 and WORD.unpack_from(frame, self.network + 6)[0] & 0x3FFF:
+            raise Refused("a fragment cannot be patched")
+        self.upper = self.network + upper
+        self.sum_at = self.upper + (16 if self.protocol == 6 else 6)
+        if len(frame) < self.upper + (20 if self.protocol == 6 else 8):
+            raise Refused("the frame ends within its header")
+        self.target_port = WORD.unpack_from(frame, self.upper + 2)[0]
+        self.zero_sum = self.protocol == 17 and not WORD.unpack_from(frame, self.sum_at)[0]
+        # The sum over everything but what is patched.
+        self.rest = self._without(self.sum_at, self.upper, 2)
+        if self.protocol == 6:
+            self.rest = _fold(self.rest + self._minus(self.upper + 4, 4))
+        if self.family == 4:
+            self.header_rest = self._without(self.network + 10, self.network + 4, 2)
+
+    def _minus(self, offset, size):
+        words = struct.unpack_from(f">{size // 2}H", self.frame, offset)
+        return sum(~word & 0xFFFF for word in words)
+
+    def _without(self, sum_at, offset, size):
+        (found,) = WORD.unpack_from(self.frame, sum_at)
+        return _fold((~found & 0xFFFF) + self._minus(offset, size))
+
+    def port(self, number):
+        return self.first + number % self.ports
+
+    def sequence(self, number):
+        return (self.key + number) & 0xFFFFFFFF
+
+    def at(self, number, ahead=0):
+        """The frame of that number; ``ahead`` is added to its sequence number."""
+        frame, port = self.frame, self.first + number % self.ports
+        total = self.rest + port
+        WORD.pack_into(frame, self.upper, port)
+        if self.protocol == 6:
+            sequence = (self.key + number + ahead) & 0xFFFFFFFF
+            LONG.pack_into(frame, self.upper + 4, sequence)
+            total += (sequence >> 16) + (sequence & 0xFFFF)
+        total = ~_fold(total) & 0xFFFF
+        if self.protocol == 17:
+            total = 0 if self.zero_sum else total or 0xFFFF
+        WORD.pack_into(frame, self.sum_at, total)
+        mark = 1 + number % 0xFFFF
+        if self.family == 4:
+            WORD.pack_into(frame, self.network + 4, mark)
+            WORD.pack_into(frame, self.network + 10, ~_fold(self.header_rest + mark) & 0xFFFF)
+        else:
+            WORD.pack_into(frame, self.network + 2, mark)  # low 16 bits of the flow label
+        return frame
+
+    def number(self, port, sequence, sent):
+        """The probe that has this source port (and sequence number, or None), of ``sent``."""
+        turn = port - self.first
+        if not 0 <= turn < self.ports:
+            return None
+        if sequence is not None:
+            number = (sequence - self.key) & 0xFFFFFFFF
+            if number < sent and number % self.ports == turn:
+                return number
+            return None
+        # The latest one with that port.
+        number = turn + (sent - 1 - turn) // self.ports * self.ports
+        return number if 0 <= number < sent else None
+
+
+def reset_frame(frame):
+    """The RST that follows a SYN on the same flow: same addresses and ports, no options."""
+    _, network = network_layer(frame)
+    family, protocol, source, target, upper = _upper_layer(frame[network:])
+    if family == 4:
+        header = bytearray(frame[network : network + 20])
+        header[0] = 0x45
+        WORD.pack_into(header, 2, 40)
+    else:
+        header = bytearray(frame[network : network + 40])
+        WORD.pack_into(header, 4, 20)
+        header[6] = 6
+    ports = frame[network + upper : network + upper + 4]
+    segment = bytearray(bytes(ports) + struct.pack(">IIBBHHH", 0, 0, 0x50, 0x04, 0, 0, 0))
+    pseudo = source + target + struct.pack(">II", 20, 6)
+    WORD.pack_into(segment, 16, checksum(bytes(pseudo + segment)))
+    if family == 4:
+        WORD.pack_into(header, 10, 0)
+        WORD.pack_into(header, 10, checksum(bytes(header)))
+    return bytes(frame[:network]) + bytes(header) + bytes(segment)
+
+
 # --- the kernel -----------------------------------------------------------------------------
 
 
@@ -378,15 +490,45 @@ def attach_filter(sock, program):
     )
 
 
-#: Neighbour solicitations without extension headers: next header 58 at 20, type 135 at 54.
-SOLICITATIONS = [
-    (0x30, 0, 0, 20),
-    (0x15, 0, 3, 58),
-    (0x30, 0, 0, 54),
-    (0x15, 0, 1, 135),
-    (0x06, 0, 0, 0xFFFF),
-    (0x06, 0, 0, 0),
-]
+def neighbours(kind):
+    """BPF: neighbour discovery of that type, without extension headers: next header at 20, type
+    at 54."""
+    return [
+        (0x30, 0, 0, 20),
+        (0x15, 0, 3, 58),
+        (0x30, 0, 0, 54),
+        (0x15, 0, 1, kind),
+        (0x06, 0, 0, 0xFFFF),
+        (0x06, 0, 0, 0),
+    ]
+
+
+SOLICITATIONS, ADVERTISEMENTS = neighbours(135), neighbours(136)
+
+
+def answers_to(addresses):
+    """BPF: what comes in, IPv4 or IPv6, for one of these addresses (no VLAN tag, no options)."""
+    v4 = [LONG.unpack(a)[0] for a in addresses if len(a) == 4]
+    v6 = [struct.unpack(">4I", a) for a in addresses if len(a) == 16]
+    program = [
+        (0x30, 0, 0, 0xFFFFF004),  # packet type
+        (0x15, 0, 1, OUTGOING),
+        (0x06, 0, 0, 0),
+        (0x28, 0, 0, 12),
+        (0x15, 1, 0, ETH_P_IP),
+        (0x05, 0, 0, 2 + 2 * len(v4)),  # over the IPv4 half
+        (0x20, 0, 0, 30),
+    ]
+    for number in v4:
+        program += [(0x15, 0, 1, number), (0x06, 0, 0, 0xFFFF)]
+    program += [(0x06, 0, 0, 0), (0x15, 1, 0, ETH_P_IPV6), (0x06, 0, 0, 0)]
+    for words in v6:
+        for turn, word in enumerate(words):
+            # On a mismatch: over the words that are left, and the acceptance.
+            program += [(0x20, 0, 0, 38 + 4 * turn), (0x15, 0, 7 - 2 * turn, word)]
+        program.append((0x06, 0, 0, 0xFFFF))
+    program.append((0x06, 0, 0, 0))
+    return program
 
 
 def read_frames(sock, limit=4096):

@@ -20,175 +20,49 @@ import time
 
 if "Agent" not in globals():  # the tester imports this; in the guest the agent's globals are ours
     from sriov_lb_tests.wire.agent import (
+        ADVERTISEMENTS,
         ETH_P_ALL,
+        ETH_P_ARP,
         ETH_P_IP,
         ETH_P_IPV6,
+        LONG,
         OUTGOING,
+        PACKET_STATISTICS,
         SOL_PACKET,
+        WORD,
+        Agent,
         Claims,
+        Patch,
         Refused,
         _flow,
         _upper_layer,
         answer_key,
+        answers_to,
+        arp_frame,
         attach_filter,
         binary_address,
+        binary_mac,
         flow_key,
+        nd_frame,
         network_layer,
         pack_records,
         packet_socket,
         read_frames,
+        reset_frame,
+        solicited_node,
+        text_address,
+        text_mac,
         unpack_frames,
     )
 
 #: What an answer is, as one byte.
 OTHER, SYN_ACK, RESET, ICMP_ERROR, DATAGRAM = range(5)
 
-PACKET_STATISTICS = 6
 CATCH_UP = 16
+#: Errors of sending that say that this frame did not go out, and no more.
+PASSING = (errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN)
 #: Answer frames kept of each stream: the first, and of forbidden streams many more.
 KEPT, KEPT_FORBIDDEN = 100, 2000
-
-WORD = struct.Struct(">H")
-LONG = struct.Struct(">I")
-
-
-def _fold(total):
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
-
-
-class Patch:
-    """A TCP or UDP frame, made anew for each number without summing it up anew (RFC 1624).
-
-    Number n has source port ``first + n % ports``, TCP sequence number ``key + n``, and as IPv4
-    identification or low bits of the IPv6 flow label ``1 + n % 65535``.
-
-    :raises Refused: neither TCP nor UDP, or not the first fragment: nothing to patch.
-    """
-
-    def __init__(self, frame, first, ports, key):
-        self.first, self.ports, self.key = first, ports, key
-        self.frame = bytearray(frame)
-        kind, self.network = network_layer(frame)
-        found = _upper_layer(frame[self.network :]) if kind in (ETH_P_IP, ETH_P_IPV6) else None
-        if found is None or found[1] not in (6, 17):
-            raise Refused("only a TCP or UDP frame can be patched")
-        self.family, self.protocol, self.source, self.target, upper = found
-        if self.family == 4 and WORD.unpack_from(frame, self.network + 6)[0] & 0x3FFF:
-            raise Refused("a fragment cannot be patched")
-        self.upper = self.network + upper
-        self.sum_at = self.upper + (16 if self.protocol == 6 else 6)
-        if len(frame) < self.upper + (20 if self.protocol == 6 else 8):
-            raise Refused("the frame ends within its header")
-        self.target_port = WORD.unpack_from(frame, self.upper + 2)[0]
-        self.zero_sum = self.protocol == 17 and not WORD.unpack_from(frame, self.sum_at)[0]
-        # The sum over everything but what is patched.
-        self.rest = self._without(self.sum_at, self.upper, 2)
-        if self.protocol == 6:
-            self.rest = _fold(self.rest + self._minus(self.upper + 4, 4))
-        if self.family == 4:
-            self.header_rest = self._without(self.network + 10, self.network + 4, 2)
-
-    def _minus(self, offset, size):
-        words = struct.unpack_from(f">{size // 2}H", self.frame, offset)
-        return sum(~word & 0xFFFF for word in words)
-
-    def _without(self, sum_at, offset, size):
-        (found,) = WORD.unpack_from(self.frame, sum_at)
-        return _fold((~found & 0xFFFF) + self._minus(offset, size))
-
-    def port(self, number):
-        return self.first + number % self.ports
-
-    def sequence(self, number):
-        return (self.key + number) & 0xFFFFFFFF
-
-    def at(self, number, ahead=0):
-        """The frame of that number; ``ahead`` is added to its sequence number."""
-        frame, port = self.frame, self.first + number % self.ports
-        total = self.rest + port
-        WORD.pack_into(frame, self.upper, port)
-        if self.protocol == 6:
-            sequence = (self.key + number + ahead) & 0xFFFFFFFF
-            LONG.pack_into(frame, self.upper + 4, sequence)
-            total += (sequence >> 16) + (sequence & 0xFFFF)
-        total = ~_fold(total) & 0xFFFF
-        if self.protocol == 17:
-            total = 0 if self.zero_sum else total or 0xFFFF
-        WORD.pack_into(frame, self.sum_at, total)
-        mark = 1 + number % 0xFFFF
-        if self.family == 4:
-            WORD.pack_into(frame, self.network + 4, mark)
-            WORD.pack_into(frame, self.network + 10, ~_fold(self.header_rest + mark) & 0xFFFF)
-        else:
-            WORD.pack_into(frame, self.network + 2, mark)  # low 16 bits of the flow label
-        return frame
-
-    def number(self, port, sequence, sent):
-        """The probe that has this source port (and sequence number, or None), of ``sent``."""
-        turn = port - self.first
-        if not 0 <= turn < self.ports:
-            return None
-        if sequence is not None:
-            number = (sequence - self.key) & 0xFFFFFFFF
-            if number < sent and number % self.ports == turn:
-                return number
-            return None
-        # The latest one with that port.
-        number = turn + (sent - 1 - turn) // self.ports * self.ports
-        return number if 0 <= number < sent else None
-
-
-def reset_frame(frame):
-    """The RST that follows a SYN on the same flow: same addresses and ports, no options."""
-    _, network = network_layer(frame)
-    family, protocol, source, target, upper = _upper_layer(frame[network:])
-    if family == 4:
-        header = bytearray(frame[network : network + 20])
-        header[0] = 0x45
-        WORD.pack_into(header, 2, 40)
-    else:
-        header = bytearray(frame[network : network + 40])
-        WORD.pack_into(header, 4, 20)
-        header[6] = 6
-    ports = frame[network + upper : network + upper + 4]
-    segment = bytearray(bytes(ports) + struct.pack(">IIBBHHH", 0, 0, 0x50, 0x04, 0, 0, 0))
-    pseudo = source + target + struct.pack(">II", 20, 6)
-    WORD.pack_into(segment, 16, _sum(bytes(pseudo + segment)))
-    if family == 4:
-        WORD.pack_into(header, 10, 0)
-        WORD.pack_into(header, 10, _sum(bytes(header)))
-    return bytes(frame[:network]) + bytes(header) + bytes(segment)
-
-
-def _sum(data):
-    return ~_fold(sum(struct.unpack(f">{len(data) // 2}H", data))) & 0xFFFF
-
-
-def answers_to(addresses):
-    """BPF: what comes in, IPv4 or IPv6, for one of these addresses (no VLAN tag, no options)."""
-    v4 = [LONG.unpack(a)[0] for a in addresses if len(a) == 4]
-    v6 = [struct.unpack(">4I", a) for a in addresses if len(a) == 16]
-    program = [
-        (0x30, 0, 0, 0xFFFFF004),  # packet type
-        (0x15, 0, 1, OUTGOING),
-        (0x06, 0, 0, 0),
-        (0x28, 0, 0, 12),
-        (0x15, 1, 0, ETH_P_IP),
-        (0x05, 0, 0, 2 + 2 * len(v4)),  # over the IPv4 half
-        (0x20, 0, 0, 30),
-    ]
-    for number in v4:
-        program += [(0x15, 0, 1, number), (0x06, 0, 0, 0xFFFF)]
-    program += [(0x06, 0, 0, 0), (0x15, 1, 0, ETH_P_IPV6), (0x06, 0, 0, 0)]
-    for words in v6:
-        for turn, word in enumerate(words):
-            # On a mismatch: over the words that are left, and the acceptance.
-            program += [(0x20, 0, 0, 38 + 4 * turn), (0x15, 0, 7 - 2 * turn, word)]
-        program.append((0x06, 0, 0, 0xFFFF))
-    program.append((0x06, 0, 0, 0))
-    return program
 
 
 class Stream:
@@ -209,6 +83,11 @@ class Stream:
         self.kind = array.array("B")
         self.kept, self.kept_numbers, self.resets, self.errors = [], [], 0, 0
 
+    def aim(self, mac):
+        """From now on to this MAC."""
+        for patch in filter(None, (self.patch, self.reset)):
+            patch.frame[:6] = mac
+
     def send(self, sock, number):
         if self.patch:
             frame = self.patch.at(number)
@@ -218,7 +97,7 @@ class Stream:
         try:
             sock.send(frame)
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN):
+            if error.errno not in PASSING:
                 raise
             self.errors += 1
             now = 0
@@ -236,7 +115,7 @@ class Stream:
                 sock.send(self.reset.at(number, 1))
                 self.resets += 1
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.ENOBUFS, errno.ENETDOWN):
+                if error.errno not in PASSING:
                     raise
 
 
@@ -313,10 +192,68 @@ def _how_it_ended(error):
     return "ended: " + (error.strerror or str(error))
 
 
+class Follower:
+    """Where the targets of patched streams are on the link: by what they announce, and asked for
+    while they are silent. A VIP that moves to another port takes another MAC."""
+
+    EVERY, SILENT = 0.05, 0.1
+
+    def __init__(self, interface, streams):
+        self.mac = binary_mac(interface["mac"])
+        self.streams = {}
+        for stream in streams:
+            if stream.patch:
+                self.streams.setdefault(bytes(stream.patch.target), []).append(stream)
+        self.heard = dict.fromkeys(self.streams, 0.0)
+        self.moves, self.next = [], 0.0
+        self.arp = packet_socket(ETH_P_ARP, interface["index"])
+        self.nd = packet_socket(ETH_P_IPV6, interface["index"], allmulti=True)
+        attach_filter(self.nd, ADVERTISEMENTS)
+
+    def sockets(self):
+        return [self.arp, self.nd]
+
+    def tick(self, now):
+        if now < self.next:
+            return
+        self.next = now + self.EVERY
+        for target, heard in self.heard.items():
+            if now - heard < self.SILENT:
+                continue
+            source = bytes(self.streams[target][0].patch.source)
+            try:
+                if len(target) == 4:
+                    everybody = b"\xff" * 6
+                    self.arp.send(arp_frame(1, self.mac, source, b"\0" * 6, target, everybody))
+                else:
+                    group, group_mac = solicited_node(target)
+                    frame = nd_frame(135, 0, self.mac, source, group, group_mac, target, 1)
+                    self.nd.send(frame)
+            except OSError as error:
+                if error.errno not in PASSING:
+                    raise
+
+    def serve(self, sock):
+        for ns, kind, _, frame in read_frames(sock, 64):
+            if kind == OUTGOING:
+                continue
+            _, at = network_layer(frame)
+            target = frame[at + 14 : at + 18] if sock is self.arp else frame[at + 48 : at + 64]
+            mac = binary_mac(Agent._holder(frame))
+            for stream in self.streams.get(bytes(target), ()):
+                stream.aim(mac)
+            if target in self.streams and (not self.moves or self.moves[-1][2] != text_mac(mac)):
+                self.moves.append((ns, text_address(target), text_mac(mac)))
+
+    def close(self):
+        for sock in self.sockets():
+            sock.close()
+
+
 class Prober:
     """See the module. A task of the agent."""
 
-    def __init__(self, interface, streams, flows, rate, lasting):
+    def __init__(self, interface, streams, flows, rate, lasting, follow=False):
         self.period, self.slots = 1.0 / rate, int(rate * lasting)
         self.streams = streams
         self.flows = flows
@@ -344,11 +281,13 @@ class Prober:
         except BaseException:
             self.sender.close()
             raise
+        self.follower = Follower(interface, streams) if follow else None
         self.next, self.strangers = 0, 0
         self.start_ns, self.start = time.time_ns(), time.monotonic()
 
     def sockets(self):
-        return [self.sock] + [flow.sock for flow in self.flows if flow.sock]
+        found = [self.sock] + [flow.sock for flow in self.flows if flow.sock]
+        return found + (self.follower.sockets() if self.follower else [])
 
     def due(self):
         found = [flow.due() for flow in self.flows]
@@ -366,12 +305,17 @@ class Prober:
                 else:
                     stream.send(self.sender, number)
         self.next = max(self.next, last + 1)
+        if self.follower:
+            self.follower.tick(now)
         for flow in self.flows:
             due = flow.due()
             if due is not None and due <= now:
                 flow.tick()
 
     def serve(self, sock):
+        if self.follower and sock in self.follower.sockets():
+            self.follower.serve(sock)
+            return
         if sock is not self.sock:
             for flow in self.flows:
                 if flow.sock is sock:
@@ -389,6 +333,8 @@ class Prober:
             self.strangers += 1
             return
         stream, number, kind = found
+        if self.follower and stream.patch:
+            self.follower.heard[bytes(stream.patch.target)] = time.monotonic()
         stream.answered(self.sender, ns, number, kind, record)
 
     def reading(self, frame):
@@ -476,6 +422,7 @@ class Prober:
             "over": self.next >= self.slots,
             "dropped": lost,
             "strangers": self.strangers,
+            "moves": self.follower.moves if self.follower else [],
             "streams": [],
             "flows": [],
         }
@@ -508,6 +455,8 @@ class Prober:
     def close(self):
         self.sender.close()
         self.sock.close()
+        if self.follower:
+            self.follower.close()
         for flow in self.flows:
             flow.close()
 
@@ -517,7 +466,9 @@ def _source(frame):
     return bytes(key[2]) if key and len(key) == 6 else None
 
 
-def prober_start(agent, body, interface, streams, flows=(), rate=1000.0, lasting=600.0):
+def prober_start(
+    agent, body, interface, streams, flows=(), rate=1000.0, lasting=600.0, follow=False
+):
     """Begin. ``streams``: for each the number of its ``frames`` in the body, and how to send
     them; sources that the guest does not own are played. ``flows``: see ``KeptFlow``.
 
@@ -540,7 +491,8 @@ def prober_start(agent, body, interface, streams, flows=(), rate=1000.0, lasting
             agent.claims[interface].addresses.add(address)
             agent.claims[interface].announce(address)
     connected = [KeptFlow(how) for how in flows]
-    agent.tasks["prober"] = prober = Prober(found, made, connected, float(rate), float(lasting))
+    prober = Prober(found, made, connected, float(rate), float(lasting), follow)
+    agent.tasks["prober"] = prober
     return {"start_ns": prober.start_ns, "flows": [flow.state for flow in connected]}
 
 

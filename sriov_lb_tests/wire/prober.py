@@ -203,6 +203,7 @@ class ProberReport:
     :param rate: slots a second that were really used.
     :param offset_ns: guest's clock minus the tester's; ``± offset_error_ns``.
     :param marks: what the tester said happened, in the guest's time.
+    :param moves: ``(ns, target, MAC)`` as it was heard, when it was to be followed.
     """
 
     streams: dict[str, StreamReport]
@@ -216,6 +217,7 @@ class ProberReport:
     offset_ns: int
     offset_error_ns: int
     marks: list[tuple[str, int]]
+    moves: list[tuple[int, str, str]] = field(default_factory=list)
     pcap: Path | None = None
 
     @property
@@ -355,6 +357,8 @@ class Prober:
     :param rate: slots a second; at each, one probe of every stream leaves.
     :param lasting: seconds after which it ends by itself.
     :param floor: seconds from which on a silence is listed as an interruption.
+    :param follow: send to where the target is now: a VIP that moves to another port is announced
+        with another MAC, and asked for while it is silent.
     """
 
     def __init__(
@@ -367,6 +371,7 @@ class Prober:
         rate: float = 1000.0,
         lasting: float = 600.0,
         floor: float = 0.01,
+        follow: bool = False,
         title: str = "prober",
     ) -> None:
         unknown = set(forbidden) - set(streams)
@@ -374,7 +379,7 @@ class Prober:
             raise ValueError(f"no streams called {sorted(unknown)}; there are {sorted(streams)}")
         self.vantage, self.probes, self.forbidden = vantage, dict(streams), set(forbidden)
         self.flows, self.rate, self.lasting = dict(flows or {}), rate, lasting
-        self.floor, self.title = floor, title
+        self.floor, self.follow, self.title = floor, follow, title
         self.report: ProberReport | None = None
         self._agent = None
         self._hows: list[dict] = []
@@ -416,6 +421,7 @@ class Prober:
                 flows=flows,
                 rate=self.rate,
                 lasting=self.lasting,
+                follow=self.follow,
             )
         except BaseException:
             agent.close()
@@ -569,6 +575,7 @@ class Prober:
             offset_ns=offset,
             offset_error_ns=uncertain,
             marks=list(self._marks),
+            moves=[tuple(move) for move in head["moves"]],
         )
         report.pcap = self.vantage.archive.keep(self.title, evidence)
         return report

@@ -106,9 +106,10 @@ def test_a_whole_firewall(vantage, bed, vip, version):
         assert vantage.ask(streams(vip[version], version)["allowed"]).verdict.value == "accepted"
     report = probing.report
     assert report.problem == "" and report.witnesses == [], str(report)
-    assert report.rate > 900 and report.seconds >= 1.0, str(report)
+    # A machine that is busy otherwise costs slots, but none goes unmentioned.
+    assert report.rate > 300 and report.seconds >= 1.0, str(report)
     allowed, denied = report.streams["allowed"], report.streams["denied"]
-    assert allowed.sent >= 1000 and denied.sent >= 1000
+    assert allowed.sent + report.lag.left_out >= 1000 and denied.sent == allowed.sent
     assert allowed.answers == {"SYN-ACK": allowed.answered} and allowed.lost <= allowed.sent // 100
     assert denied.answers == {} and denied.answered == 0
     assert allowed.first_ns < allowed.last_ns
@@ -143,20 +144,21 @@ def test_a_hole_of_a_few_milliseconds_is_seen(vantage, rules, vip, version):
 def test_an_interruption_of_150_ms(vantage, bed, vip, version):
     with vantage.prober(streams(vip[version], version), forbidden=FORBIDDEN) as probing:
         time.sleep(0.3)
+        times = [time.monotonic()]
         bed.nft(DEAF)
-        begun = time.monotonic()
+        times.append(time.monotonic())
         time.sleep(0.15)
-        took = time.monotonic()
+        times.append(time.monotonic())
         bed.nft("delete table inet deaf")
-        slow = time.monotonic() - took
-        lasted = time.monotonic() - begun
+        times.append(time.monotonic())
         time.sleep(0.3)
     report = probing.report
     assert report.problem == ""
     allowed = report.streams["allowed"]
     longest = max(allowed.interruptions, key=lambda one: one.seconds)
-    # It ended while the second nft ran; it began when the first one was done, or a little before.
-    assert lasted - slow - 0.005 < longest.seconds < lasted + 0.01, str(report)
+    # The rules came and went at some moment while nft ran.
+    least, most = times[2] - times[1], times[3] - times[0]
+    assert least - 0.005 < longest.seconds < most + 0.005, str(report)
     assert longest.over and longest.probes > 100
     assert allowed.longest == longest.seconds <= allowed.total
     assert report.unproven == allowed.total
@@ -303,3 +305,22 @@ def test_several_at_once(vantage, vip):
     for name, report in reports.items():
         assert report.problem == "" and report.streams[name].lost < 40, str(report)
     assert len(reports) == 2
+
+
+@BOTH
+def test_a_target_that_moves(vantage, bed, vip, version):
+    """Another MAC, announced or not: with ``follow`` the stream finds it, without it is lost."""
+    probes = {"allowed": streams(vip[version], version)["allowed"]}
+    reports = {}
+    for number, follow in enumerate((True, False)):
+        with vantage.prober(probes, follow=follow) as probing:
+            time.sleep(0.2)
+            mac = f"02:00:00:00:77:{version * 10 + number:02x}"
+            bed.within("amphora", "ip", "link", "set", "eth1", "address", mac)
+            time.sleep(0.6)
+        reports[follow] = probing.report
+        if follow:
+            assert (vip[version], mac) in [move[1:] for move in probing.report.moves]
+    (kept,) = reports[True].streams["allowed"].interruptions[:1] or [None]
+    assert kept is None or (kept.over and kept.seconds < 0.4), str(reports[True])
+    assert not reports[False].streams["allowed"].interruptions[-1].over, str(reports[False])
