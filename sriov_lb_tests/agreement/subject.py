@@ -13,9 +13,9 @@ from sriov_lb_tests.policy.model import Policy
 
 def plain(resource: Any) -> dict[str, Any]:
     """A resource as a dict with the names of the REST API; mappings are copied as they are."""
-    if isinstance(resource, Mapping):
-        return dict(resource)
-    return resource.to_dict(computed=False, original_names=True)
+    if hasattr(resource, "to_dict"):  # the SDK's resources are mappings too, with other names
+        return resource.to_dict(computed=False, original_names=True)
+    return dict(resource)
 
 
 @dataclass(frozen=True)

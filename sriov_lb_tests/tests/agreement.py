@@ -54,14 +54,26 @@ class Agrees:
         return Reach.of(vantage, subject, links, [*taken, *gateways])
 
     def look(
-        self, lb: Any, *, ports: Sequence[int] = (), vantage: Any = None, **options: Any
+        self,
+        lb: Any,
+        *,
+        ports: Sequence[int] = (),
+        vantage: Any = None,
+        only: Iterable[str] | None = None,
+        **options: Any,
     ) -> Agreement:
-        """One look; a failed control is shown in ``unclear`` and is no failure yet."""
+        """One look; a failed control is shown in ``unclear`` and is no failure yet.
+
+        :param only: ids of the amphorae to enter, when others are dead.
+        """
         subject = self.subject(lb)
         if vantage is None:
             vantage = scene.of(self.stage).client.vantage
         reach = self.reach(subject, vantage)
-        return look(subject, self.seats(subject), vantage, reach, ports=ports, **options)
+        seats = self.seats(subject)
+        if only is not None:
+            seats = [seat for seat in seats if seat.id in set(only)]
+        return look(subject, seats, vantage, reach, ports=ports, **options)
 
     def agrees(
         self,

@@ -48,6 +48,8 @@ class Own:
             interval=INTERVAL,
         )
         self.damaged = ""
+        #: What else to ask for in the request that creates it.
+        self.extra: dict[str, Any] = {}
         self._made: dict[str, Any] = {}
         self._failures: dict[str, Exception] = {}
 
@@ -80,6 +82,7 @@ class Own:
             flavor_id=self.flavor_id,
             additional_subnet_ids=subnets[1:],
             what=self.what,
+            **self.extra,
         )
 
     @once

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The amphora restarts, reboots and is replaced: what is behind the VIP is never open meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tempest.lib import decorators
+
+from sriov_lb_tests.cloud.awaiting import until
+from sriov_lb_tests.tests.base import requirement
+from sriov_lb_tests.tests.lifecycle.base import LifecycleTest
+from sriov_lb_tests.tests.own import OTHER, WEB
+
+#: Seconds an amphora may take to serve again after its instance is ACTIVE in Nova.
+BOOT = 90.0
+
+
+class TestAmphoraLifecycle(LifecycleTest):
+    """Whatever happens to the amphora, the firewall is closed or as the API says, never open.
+
+    No API state promises when an amphora that was rebooted serves again; but from the moment
+    its VF is up, nothing may pass that the policy forbids: octavia/amphorae/backends/utils/
+    interface.py loads the rules before it sets the link up. After a failover, ACTIVE promises that
+    the new amphora holds the same policy.
+    """
+
+    WHAT = "life-amphora"
+
+    def amphora(self) -> Any:
+        (found,) = self.lbs.amphorae(self.own.bare.id)
+        return found
+
+    def serving(self) -> bool:
+        """Whether the listener ``web`` answers on every VIP now."""
+        vantage = self.client.vantage
+        seen = vantage.ask_all(
+            [(self.own.syn(version, WEB), None) for version in self.own.versions], tries=1
+        )
+        return all(one.verdict.value == "accepted" for one in seen)
+
+    def interrupted(self, step: str, act: Callable[[Any], Any]) -> None:
+        """Do something to the amphora that stops it for a while; nothing forbidden may pass."""
+        self.ready()
+        amphora = self.amphora()
+        host = self.stage.amphora_host(amphora)
+        host.close()
+
+        def change() -> None:
+            act(amphora)
+            until(
+                self.serving,
+                what=f"load balancer {self.own.bare.id} to serve again",
+                timeout=BOOT,
+                interval=0.2,
+            )
+
+        self.change(step, change, agree=False)
+        seconds = self.until_agrees(self.own.bare, step, timeout=30)
+        self.seen["agreed after it served again, seconds"] = round(seconds, 1)
+
+    @decorators.idempotent_id("6d0e4f2a-85b7-4c9d-8e3f-2a4b5c6d7e11")
+    @requirement(
+        "LIF-011",
+        "A restart of the amphora's agent changes nothing, and listeners can be made after it.",
+        needs=("admin", "amphora_ssh", "disruptive"),
+    )
+    def test_agent_restart(self) -> None:
+        """Steps:
+
+        1. Restart amphora-agent by ssh; wait until it listens again.
+        2. Create a listener.
+
+        Verify: after each step policy, ruleset and wire agree, and no forbidden packet passed.
+        """
+        self.ready()
+        host = self.stage.amphora_host(self.amphora())
+
+        def restart() -> None:
+            host.run(["systemctl", "restart", "amphora-agent"], root=True)
+            until(
+                lambda: host.run(["ss", "-ltn", "sport = :9443"], root=True).stdout.count(":9443"),
+                what="the amphora's agent to listen again",
+                timeout=60,
+                interval=0.5,
+            )
+
+        self.change("The agent was restarted", restart)
+        self.change(
+            "A listener was created after it",
+            lambda: self.own.listener("second", OTHER, self.own.cidrs()),
+        )
+
+    @decorators.idempotent_id("7e1f5a3b-96c8-4d0e-8f4a-3b5c6d7e8f12")
+    @requirement(
+        "LIF-012",
+        "After a soft reboot the amphora holds the same policy; no forbidden packet passes "
+        "meanwhile.",
+        needs=("admin", "disruptive"),
+    )
+    def test_soft_reboot(self) -> None:
+        """Steps:
+
+        1. Have Nova reboot the amphora's instance, soft; probe until it serves again.
+
+        Verify: no forbidden packet passes; then policy, ruleset and wire agree.
+        """
+        self.interrupted(
+            "It was rebooted (soft)", lambda one: self.lbs.reboot_amphora(one, "SOFT")
+        )
+
+    @decorators.idempotent_id("8f2a6b4c-a7d9-4e1f-905b-4c6d7e8f9a13")
+    @requirement(
+        "LIF-013",
+        "After a hard reboot the amphora holds the same policy; no forbidden packet passes "
+        "meanwhile.",
+        needs=("admin", "disruptive"),
+    )
+    def test_hard_reboot(self) -> None:
+        """The same with a hard reboot."""
+        self.interrupted(
+            "It was rebooted (hard)", lambda one: self.lbs.reboot_amphora(one, "HARD")
+        )
+
+    @decorators.idempotent_id("903b7c5d-b8ea-4f20-816c-5d7e8f9a0b14")
+    @requirement(
+        "LIF-014",
+        "After a stop and a start the amphora holds the same policy; no forbidden packet passes "
+        "meanwhile.",
+        needs=("admin", "disruptive"),
+    )
+    def test_stop_and_start(self) -> None:
+        """The same with the instance powered off and on again."""
+
+        def off_and_on(amphora: Any) -> None:
+            self.lbs.stop_amphora(amphora)
+            self.lbs.start_amphora(amphora)
+
+        self.interrupted("It was stopped and started", off_and_on)
+
+    # --- failover --------------------------------------------------------------------------
+
+    def replaced(self, step: str, act: Callable[[Any], Any]) -> None:
+        """Have the amphora replaced; the new one has to hold the same policy at ACTIVE."""
+        self.ready()
+        self.own.listener("second", OTHER, None)
+        before = self.amphora()
+        self.change(step, lambda: act(before), moves=True)
+        after = self.amphora()
+        self.assertNotEqual(before.id, after.id, f"{step}, and the amphora is the same.")
+        self.assertTrue(self.serving(), f"{step}, and the VIP does not answer.")
+
+    @decorators.idempotent_id("a14c8d6e-c9fb-4031-927d-6e8f9a0b1c15")
+    @requirement(
+        "LIF-015",
+        "After the failover of an amphora its successor holds the same policy, once the API says "
+        "ACTIVE.",
+        needs=("admin", "disruptive"),
+    )
+    def test_amphora_failover(self) -> None:
+        """Steps:
+
+        1. Have Octavia fail over the amphora of a load balancer with two listeners.
+
+        Verify: no forbidden packet passes; once ACTIVE another amphora serves, and policy, ruleset
+        and wire agree.
+        """
+        lb = self.own
+        self.replaced(
+            "The amphora was failed over", lambda one: self.lbs.failover_amphora(lb.bare, one)
+        )
+
+    @decorators.idempotent_id("b25d9e7f-da0c-4142-838e-7f9a0b1c2d16")
+    @requirement(
+        "LIF-016",
+        "After the failover of a load balancer its new amphora holds the same policy, once the API "
+        "says ACTIVE.",
+        needs=("admin", "disruptive"),
+    )
+    def test_load_balancer_failover(self) -> None:
+        """The same, asked for the load balancer."""
+        self.replaced(
+            "The load balancer was failed over", lambda _: self.lbs.failover(self.own.bare)
+        )

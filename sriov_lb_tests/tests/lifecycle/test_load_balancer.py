@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The load balancer itself, its pools, members and monitors change: the firewall does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tempest.lib import decorators
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.cloud.awaiting import until
+from sriov_lb_tests.tests import backend, base
+from sriov_lb_tests.tests.base import requirement
+from sriov_lb_tests.tests.lifecycle.base import LifecycleTest
+from sriov_lb_tests.tests.own import OTHER, WEB
+
+
+class TestLoadBalancerLifecycle(LifecycleTest):
+    """Changes that have nothing to do with who may pass leave the firewall as it is.
+
+    The rules in the amphora follow from listeners alone (api-ref listener: protocol,
+    protocol_port, allowed_cidrs). Renaming or disabling the load balancer, changing its pools,
+    members and health monitors may neither open nor close a port to anybody; a disabled load
+    balancer serves nobody.
+    """
+
+    WHAT = "life-lb"
+
+    def requests(self, step: str) -> dict[str, int]:
+        """Answers to HTTP requests through the VIP, by member; each has to be a 200."""
+        version = self.own.versions[0]
+        vip, source = self.own.vip(version), self.client.allowed(version)
+        answered: dict[str, int] = {}
+        for _ in range(6):
+            answer = self.client.vantage.http(vip, WEB, source=source)
+            self.assertEqual(200, answer.status, f"{step}: the answer from {vip}: {answer}.")
+            name = answer.headers.get(backend.HEADER, "")
+            answered[name] = answered.get(name, 0) + 1
+        return answered
+
+    def serves_nobody(self, step: str) -> None:
+        for version in self.own.versions:
+            seen = self.client.vantage.ask(self.own.syn(version, WEB), tries=1)
+            self.evidence(seen.pcap)
+            self.seen[f"{step}, IPv{version}"] = seen.verdict.value
+            self.assertNotEqual("accepted", seen.verdict.value, f"{step}: {seen}")
+
+    @decorators.idempotent_id("3a7b1c9d-52e4-4f6a-8b0c-9d1e2f3a4b06")
+    @requirement(
+        "LIF-006",
+        "A load balancer that is renamed, disabled and enabled is as closed as before, and serves "
+        "nobody while it is disabled.",
+    )
+    def test_load_balancer_renamed_disabled_enabled(self) -> None:
+        """Steps:
+
+        1. Rename the load balancer; disable it; enable it.
+
+        Verify: after each step policy, ruleset and wire agree, and no forbidden packet passed
+        meanwhile; disabled it completes no handshake.
+        """
+        lb = self.ready()
+        self.change("It was renamed", lambda: self.lbs.update(lb, description="another one"))
+        self.change("It was disabled", lambda: self.lbs.update(lb, admin_state_up=False))
+        self.serves_nobody("It was disabled")
+        self.change("It was enabled", lambda: self.lbs.update(lb, admin_state_up=True))
+        self.seen["answers after it"] = self.requests("It was enabled")
+
+    @decorators.idempotent_id("4b8c2d0e-63f5-4a7b-9c1d-0e2f3a4b5c07")
+    @requirement(
+        "LIF-007",
+        "Changes of pools, members and health monitors leave the firewall as it is.",
+    )
+    def test_pools_members_monitors(self) -> None:
+        """Steps:
+
+        1. Change the pool's algorithm and session persistence; add a health monitor, remove it.
+        2. Disable a member, enable it; replace all members in one batch, and back.
+
+        Verify: after each step policy, ruleset and wire agree, and no forbidden packet passed
+        meanwhile; in the end each member answers.
+        """
+        lb = self.ready()
+        pool, members = self.own.pool, self.own.members
+        self.change(
+            "The pool's algorithm was changed",
+            lambda: self.lbs.update_pool(lb, pool, lb_algorithm="LEAST_CONNECTIONS"),
+        )
+        self.change(
+            "Session persistence by source was added",
+            lambda: self.lbs.update_pool(lb, pool, session_persistence={"type": "SOURCE_IP"}),
+        )
+        self.change(
+            "Session persistence was removed",
+            lambda: self.lbs.update_pool(
+                lb, pool, session_persistence=None, lb_algorithm="ROUND_ROBIN"
+            ),
+        )
+        monitor = self.change(
+            "A health monitor was added", lambda: self.lbs.create_health_monitor(lb, pool)
+        )
+        self.change(
+            "The health monitor was removed",
+            lambda: self.lbs.delete_health_monitor(lb, monitor),
+        )
+        for up, word in ((False, "disabled"), (True, "enabled")):
+            self.change(
+                f"A member was {word}",
+                lambda up=up: self.lbs.update_member(lb, pool, members[0], admin_state_up=up),
+            )
+
+        def wanted(*numbers: int) -> list[dict[str, Any]]:
+            found = []
+            for number in numbers:
+                member = self.own.member(number)
+                member["protocol_port"] = member.pop("port")
+                found.append(member)
+            return found
+
+        last = len(members) - 1
+        self.change(
+            "All members but one were removed in one batch",
+            lambda: self.lbs.replace_members(lb, pool, wanted(last)),
+        )
+        self.assertEqual(1, len(self.requests("After a batch update")))
+        self.change(
+            "All members were given in one batch",
+            lambda: self.lbs.replace_members(lb, pool, wanted(*range(last + 1))),
+        )
+        # The members that the first batch removed are others now.
+        self.own.damage("its members are not those that were made")
+        self.assertEqual(len(members), len(self.requests("After a batch update")))
+
+
+class TestWholeLoadBalancer(LifecycleTest):
+    """A load balancer may be asked for with all that hangs on it, and deleted with all of it.
+
+    The API reference promises a fully populated creation in one request, and a cascading
+    deletion.
+    """
+
+    WHAT = "life-whole"
+
+    @decorators.idempotent_id("5c9d3e1f-74a6-4b8c-8d2e-1f3a4b5c6d08")
+    @requirement(
+        "LIF-008",
+        "A load balancer created with all its listeners in one request is as open as they say.",
+    )
+    def test_fully_populated_and_cascade(self) -> None:
+        """Steps:
+
+        1. Create a load balancer with two listeners, a pool and its members in one request.
+        2. Delete it with all that hangs on it; probe all the while.
+
+        Verify: once it is ACTIVE policy, ruleset and wire agree and a request reaches a member;
+        while it is deleted no forbidden packet passes; afterwards nobody answers for its VIPs.
+        """
+        own = self.own
+        members = []
+        for number in range(len(own.scene.members)):
+            member = own.member(number)
+            member["protocol_port"] = member.pop("port")
+            members.append(member)
+        name = self.stage.ledger.name
+        own.extra = {
+            "pools": [
+                {"name": "whole", "protocol": "HTTP", "lb_algorithm": "ROUND_ROBIN",
+                 "members": members}
+            ],
+            "listeners": [
+                {"name": name("whole-web"), "protocol": "HTTP", "protocol_port": WEB,
+                 "allowed_cidrs": own.cidrs(), "default_pool": {"name": "whole"}},
+                {"name": name("whole-open"), "protocol": "TCP", "protocol_port": OTHER},
+            ],
+        }  # fmt: skip
+        lb = own.bare
+        self.involved = {"lb": lb}
+        self.agrees(lb, "Once it was ACTIVE")
+        version = own.versions[0]
+        answer = self.client.vantage.http(
+            own.vip(version), WEB, source=self.client.allowed(version)
+        )
+        self.assertEqual(200, answer.status, f"The answer from {own.vip(version)}: {answer}.")
+        vips = [own.vip(version) for version in own.versions]
+        self.involved = {}
+        self.change("It was deleted", own.close, agree=False)
+        for vip in vips:
+            self.assertTrue(self.gone(vip), f"Somebody still answers for {vip}.")
+
+    def gone(self, vip: str) -> bool:
+        """Whether nobody answers for an address, while somebody does for a member's."""
+        control = self.own.member(0)["address"]
+        vantage = self.client.vantage
+
+        def silent() -> bool:
+            try:
+                vantage.resolve(vip)
+            except errors.ControlFailed:
+                return True
+            return False
+
+        try:
+            until(silent, what=f"nobody to answer for {vip}", timeout=10, interval=0.5)
+        except errors.StuckPending:
+            return False
+        try:
+            vantage.resolve(control)
+        except errors.ControlFailed as error:
+            base.inconclusive(f"Nobody answers for a member either: {error.message}")
+        return True

@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ACTIVE_STANDBY: two amphorae, one policy, one VIP."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from scapy.layers.vrrp import VRRP, VRRPv3
+from tempest import config
+from tempest.lib import decorators
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.amphora import Amphora, Counts
+from sriov_lb_tests.cloud.awaiting import until
+from sriov_lb_tests.packets.catalogue import Expected
+from sriov_lb_tests.packets.probe import Identity, Probe, network
+from sriov_lb_tests.policy import packet as headers
+from sriov_lb_tests.policy.model import PEER_PORT
+from sriov_lb_tests.policy.packet import Packet
+from sriov_lb_tests.tests import base, scene
+from sriov_lb_tests.tests.away import Away
+from sriov_lb_tests.tests.base import requirement
+from sriov_lb_tests.tests.lifecycle.base import LifecycleTest
+from sriov_lb_tests.tests.own import WEB, Own
+
+CONF = config.CONF
+
+#: Seconds a pair may take to elect its master, or to take over.
+ELECTION = 60.0
+
+
+def advertisement(destination: str, source: str) -> Probe:
+    """A VRRP advertisement of the highest priority, to one amphora (the pair is unicast)."""
+
+    def build(probe: Probe, identity: Identity):
+        if probe.version == 4:
+            header = network(probe, identity, proto=headers.VRRP, ttl=255)
+            return header / VRRP(vrid=1, priority=255, adv=1, addrlist=[probe.source])
+        header = network(probe, identity, nh=headers.VRRP, hlim=255)
+        return header / VRRPv3(vrid=1, priority=255, adv=100, addrlist=[probe.source])
+
+    # Never answer for somebody else's address: the real one is there.
+    return Probe(
+        "VRRP advertisement", destination, build, source, play=False, expects_answer=False
+    )
+
+
+class TestPair(LifecycleTest):
+    """Both amphorae of a pair hold the same policy, one of them the VIP; a takeover keeps it.
+
+    The API reference promises for the topology ACTIVE_STANDBY that a standby takes over. The pair
+    elects its master by unicast VRRP (keepalived_base.template) and copies stick tables to each
+    other (haproxy's peers), so both have to pass the SR-IOV ruleset; and since the VIP has no
+    security groups there, nobody else may get to keepalived.
+    """
+
+    WHAT = "pair"
+    TOPOLOGY = "ACTIVE_STANDBY"
+
+    #: What the takeover was like; told once, see :meth:`taken_over`.
+    story: dict[str, Any] | None = None
+
+    # --- who is who --------------------------------------------------------------------------
+
+    def pair(self) -> list[Any]:
+        found = self.lbs.amphorae(self.own.bare.id)
+        self.assertEqual(2, len(found), f"Load balancer {self.own.bare.id} has {found}.")
+        return found
+
+    def holders(self) -> set[str]:
+        """Ids of the amphorae that have every VIP: by their interfaces where the tests may log in,
+        by who answers on the link otherwise."""
+        vips = {self.own.vip(version) for version in self.own.versions}
+        if CONF.sriov_lb.amphora_ssh:
+            found = set()
+            for amphora in self.pair():
+                interfaces = Amphora(self.stage.amphora_host(amphora)).interfaces()
+                own = {str(one.ip) for entry in interfaces.values() for one in entry.addresses}
+                if vips <= own:
+                    found.add(amphora.id)
+            return found
+        return {self.on_the_link(vip) for vip in vips} - {""}
+
+    def on_the_link(self, vip: str) -> str:
+        """Id of the amphora whose VF answers for a VIP; "" when nobody does."""
+        admin = self.stage.clouds.by("admin")
+        try:
+            mac = self.client.vantage.resolve(vip).lower()
+        except errors.ControlFailed:
+            return ""
+        for amphora in self.pair():
+            if admin.network.get_port(amphora.vrrp_port_id).mac_address.lower() == mac:
+                return amphora.id
+        return mac
+
+    def master(self) -> tuple[Any, Any]:
+        """(master, backup) once there is exactly one holder."""
+        until(
+            lambda: len(self.holders()) == 1,
+            what="exactly one amphora of the pair to hold the VIP",
+            timeout=ELECTION,
+            interval=0.5,
+            explain=lambda: f"These hold it: {self.holders()}.",
+        )
+        (holder,) = self.holders()
+        pair = self.pair()
+        return (
+            next(one for one in pair if one.id == holder),
+            next(one for one in pair if one.id != holder),
+        )
+
+    # --- tests -------------------------------------------------------------------------------
+
+    @decorators.idempotent_id("c36eaf80-eb1d-4253-949f-80ab1c2d3e01")
+    @requirement(
+        "PAI-001",
+        "Both amphorae of a pair hold the same policy, and exactly one of them the VIP.",
+        needs=("admin",),
+    )
+    def test_one_policy_one_vip(self) -> None:
+        """Steps:
+
+        1. Build a load balancer of two amphorae with a listener.
+        2. Create a second listener, narrow it, delete it.
+
+        Verify: after each step the rulesets of both agree with the policy of each, and so does the
+        wire; exactly one of them holds the VIPs, and its VF is the one that answers for them.
+        """
+        lb = self.ready()
+        master, backup = self.master()
+        self.seen["master"], self.seen["backup"] = master.vrrp_ip, backup.vrrp_ip
+        self.agrees(lb, "A pair was built")
+        for version in self.own.versions:
+            vip = self.own.vip(version)
+            self.assertEqual(master.id, self.on_the_link(vip), f"Who answers for {vip}.")
+        self.own_listener_changes()
+        self.assertEqual({master.id}, self.holders(), "Who holds the VIPs in the end.")
+
+    def own_listener_changes(self) -> None:
+        port = 8081
+        listener = self.change(
+            "A listener of the pair was created",
+            lambda: self.own.listener("second", port, self.own.cidrs("both")),
+            opens={"denied, open now": self.own.syn(self.own.versions[0], port, "denied")},
+        )
+        self.change(
+            "A listener of the pair was narrowed",
+            lambda: self.lbs.update_listener(
+                self.own.bare, listener, allowed_cidrs=self.own.cidrs()
+            ),
+            closes={"denied, closed now": self.own.syn(self.own.versions[0], port, "denied")},
+        )
+        self.change(
+            "A listener of the pair was deleted",
+            lambda: self.lbs.delete_listener(self.own.bare, listener),
+            ports=[port],
+            closes={"allowed, closed now": self.own.syn(self.own.versions[0], port)},
+        )
+
+    @decorators.idempotent_id("d47fb091-fc2e-4364-a5a0-91bc2d3e4f02")
+    @requirement(
+        "PAI-002",
+        "When the master crashes the backup takes the VIP over, with the same policy.",
+        needs=("admin", "disruptive"),
+    )
+    def test_takeover(self) -> None:
+        """Steps:
+
+        1. Power off the master's instance; connect all the while.
+
+        Verify: the VIP answers again, from the other amphora's VF; nothing forbidden passed; the
+        survivor's ruleset and the wire agree with the policy. Reported: for how long no connection
+        was possible.
+        """
+        story = self.taken_over()
+        self.seen["no connection possible, seconds"] = round(story["away"], 2)
+        self.assertEqual(
+            story["backup"], story["holder"], "The VF of the backup answers for the VIP."
+        )
+        self.assertEqual([], story["problems"], "\n".join(story["problems"]))
+
+    @decorators.idempotent_id("e580c1a2-0d3f-4475-b6b1-a2cd3e4f5a03")
+    @requirement(
+        "PAI-003",
+        "An amphora that replaces a dead one of a pair holds the same policy.",
+        needs=("admin", "disruptive"),
+    )
+    def test_takeover_and_replacement(self) -> None:
+        """Steps:
+
+        1. After the takeover, have Octavia replace the dead amphora.
+
+        Verify: once the API says ACTIVE there are two amphorae again, both with the policy of
+        each, and exactly one holds the VIP; no forbidden packet passed meanwhile.
+        """
+        story = self.taken_over()
+        dead = story["master"]
+        left = [one for one in self.lbs.amphorae(self.own.bare.id) if one.id == dead]
+        type(self).story = None
+
+        def replace() -> None:
+            if left:
+                self.lbs.failover_amphora(self.own.bare, left[0])
+            self.lbs.wait(self.own.bare.id)
+
+        self.change("The dead amphora was replaced", replace, moves=True)
+        self.assertNotIn(dead, {one.id for one in self.pair()})
+        self.master()
+
+    def taken_over(self) -> dict[str, Any]:
+        """Crash the master, once; what was seen."""
+        if self.story is not None:
+            return self.story
+        self.ready()
+        master, backup = self.master()
+        own, vantage = self.own, self.client.vantage
+        version = own.versions[0]
+        where = own.vip(version), WEB, self.client.allowed(version)
+        allowed, forbidden = self.streams()
+        host = self.stage.amphora_host(master)
+        host.close()
+        story: dict[str, Any] = {"master": master.id, "backup": backup.id, "problems": []}
+        with (
+            Away(vantage, *where) as away,
+            vantage.prober(
+                {**allowed, **forbidden}, forbidden=set(forbidden), follow=True, title="takeover"
+            ) as probing,
+        ):
+            stopped = time.monotonic()
+            probing.mark("power off")
+            self.lbs.stop_amphora(master)
+            probing.mark("SHUTOFF")
+            until(
+                lambda: self.on_the_link(where[0]) == backup.id
+                and bool(away.successes)
+                and away.successes[-1] > stopped + 1,
+                what=f"the backup {backup.id} to answer for {where[0]}",
+                timeout=ELECTION,
+                interval=0.2,
+            )
+        report = probing.report
+        self.keep("takeover.txt", str(report))
+        self.evidence(report.pcap)
+        story["away"] = away.longest
+        story["holder"] = self.on_the_link(where[0])
+        story["problems"] += [str(one) for one in report.witnesses]
+        found = self.look(own.bare, only=[backup.id])
+        self.keep("takeover-agreement.json", found.to_json())
+        story["problems"] += [] if found.agreed else [str(found)]
+        type(self).story = story
+        return story
+
+    @decorators.idempotent_id("f691d2b3-1e40-4586-87c2-b3de4f5a6b04")
+    @requirement(
+        "PAI-004",
+        "VRRP from anybody but the peer does not reach keepalived.",
+        needs=("admin", "amphora_ssh"),
+    )
+    def test_a_stranger_is_no_peer(self) -> None:
+        """Steps:
+
+        1. From the client's VF send VRRP advertisements of the highest priority to either amphora,
+           from the client's own address; count them before and after the filter.
+        2. The same with the peer's address as source. What comes from that address is the peer's as
+           far as the policy can say: it has to pass the filter, so keeping others from sending
+           with it is the task of the port's anti-spoofing. Reported only.
+
+        Verify: of the first, none passes the filter, though all reach it; the VIP stays where it
+        is.
+        """
+        self.ready()
+        master, backup = self.master()
+        version = 6 if ":" in master.vrrp_ip else 4
+        vantage = self.client.vantage
+        control = self.own.syn(self.own.versions[0], WEB)
+        for title, play in (("stranger", None), ("peer's address", "peer")):
+            for amphora, peer in ((master, backup), (backup, master)):
+                source = peer.vrrp_ip if play else self.client.denied(version)
+                inside = Amphora(self.stage.amphora_host(amphora))
+                with inside.counting(vantage.interface.mac) as counts:
+                    seen = vantage.ask(
+                        advertisement(amphora.vrrp_ip, source), control=control, tries=1
+                    )
+                self.evidence(seen.pcap)
+                fates = [counts.reached(one, version) for one in seen.identities]
+                self.count(title, amphora, counts, fates)
+                if play is None:
+                    if Expected.BEFORE_FILTER in fates:
+                        base.inconclusive(f"It did not reach the filter: {seen}")
+                    self.assertEqual(
+                        {Expected.DROP}, set(fates),
+                        f"A VRRP advertisement from {source}, which is not the peer, passed the "
+                        f"filter of amphora {amphora.id}: {seen}",
+                    )  # fmt: skip
+        self.assertEqual({master.id}, self.holders(), "Who holds the VIPs after it.")
+
+    def count(self, title: str, amphora: Any, counts: Counts, fates: list[Expected]) -> None:
+        role = amphora.role or amphora.id
+        self.seen[f"{title} to the {role}"] = ", ".join(one.value for one in fates)
+
+    @decorators.idempotent_id("07a2e3c4-2f51-4697-98d3-c4ef5a6b7c05")
+    @requirement(
+        "PAI-005",
+        "The pair can copy its stick tables: haproxy's peers reach each other.",
+        needs=("admin", "amphora_ssh"),
+    )
+    def test_stick_tables_can_be_copied(self) -> None:
+        """Steps:
+
+        1. Give the pool session persistence by source address, for which haproxy keeps a table.
+        2. In each amphora look whether haproxy listens for its peer, and connect to the other's.
+
+        Verify: policy, ruleset and wire agree; each can connect to the other.
+        """
+        lb = self.ready()
+        self.own.damage("its pool has session persistence")
+        self.lbs.update_pool(lb, self.own.pool, session_persistence={"type": "SOURCE_IP"})
+        master, backup = self.master()
+        problems = []
+        for amphora, peer in ((master, backup), (backup, master)):
+            inside = Amphora(self.stage.amphora_host(amphora))
+            own = self.connects(inside, amphora.vrrp_ip)
+            other = self.connects(inside, peer.vrrp_ip)
+            self.seen[f"{amphora.role} to itself"] = own
+            self.seen[f"{amphora.role} to its peer"] = other
+            if own != "connected":
+                base.inconclusive(f"haproxy does not listen for peers in {amphora.id}: {own}.")
+            if other != "connected":
+                packet = Packet("eth1", amphora.vrrp_ip, peer.vrrp_ip, headers.TCP,
+                                sport=40000, dport=PEER_PORT)  # fmt: skip
+                problems.append(f"{packet}: {other}")
+        self.assertEqual(
+            [], problems,
+            "The amphorae of a pair cannot copy their stick tables: session persistence does not "
+            "outlive a takeover. " + "; ".join(problems),
+        )  # fmt: skip
+        self.agrees(lb, "Session persistence was added")
+
+    @staticmethod
+    def connects(inside: Amphora, address: str) -> str:
+        """What a connection to an address's port for peers comes to, from within an amphora."""
+        program = (
+            "import socket, sys\n"
+            "try:\n"
+            f"    socket.create_connection(({address!r}, {PEER_PORT}), 2)\n"
+            "    print('connected')\n"
+            "except OSError as error:\n"
+            "    print(type(error).__name__)\n"
+        )
+        return inside.within("python3", "-c", program).stdout.strip()
+
+    @decorators.idempotent_id("18b3f4d5-3a62-47a8-a9e4-d5fa6b7c8d06")
+    @requirement(
+        "PAI-006",
+        "After the failover of the load balancer both new amphorae hold the same policy, and "
+        "exactly one the VIP.",
+        needs=("admin", "disruptive"),
+    )
+    def test_whole_failover(self) -> None:
+        """Steps:
+
+        1. Have Octavia fail over the load balancer, which replaces one amphora after the other.
+
+        Verify: no forbidden packet passes; once ACTIVE there are two others, both with the policy
+        of each; exactly one holds the VIP.
+        """
+        self.ready()
+        before = {one.id for one in self.pair()}
+        self.master()
+        self.change(
+            "The load balancer was failed over",
+            lambda: self.lbs.failover(self.own.bare),
+            moves=True,
+        )
+        after = {one.id for one in self.pair()}
+        self.assertEqual(set(), before & after, "The amphorae after a failover of all.")
+        self.master()
+
+
+class TestIpv6Pair(base.SriovLbTest):
+    """A pair may have an IPv6 VIP and no other: nothing in the API limits pairs to IPv4."""
+
+    @decorators.idempotent_id("29c4a5e6-4b73-48b9-baf5-e6ab7c8d9e07")
+    @requirement(
+        "PAI-007",
+        "A pair of amphorae can be built on an IPv6 VIP, and both hold the same policy.",
+        needs=("admin_mode", "ipv6"),
+    )
+    def test_ipv6_pair(self) -> None:
+        """Steps:
+
+        1. Create a load balancer of two amphorae on the IPv6 subnet alone, with a listener.
+
+        Verify: it becomes ACTIVE.
+        """
+        own = Own(scene.of(self.stage), "pair6", "ACTIVE_STANDBY", versions=(6,))
+        self.addCleanup(own.close)
+        self.involved = {"lb": own.asked}
+        scene.operate("loadbalancer-create", lambda: own.bare, None)
+        scene.operate("listener-create", lambda: own.listener("web", WEB, None), None)
