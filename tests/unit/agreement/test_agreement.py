@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policy, ruleset and wire held against each other; the wire is a function."""
+
+from pathlib import Path
+
+import pytest
+from openstack.load_balancer.v2.listener import Listener
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import ARP, Ether
+
+from sriov_lb_tests.agreement import Reach, Seat, Subject, View, look, questions, settle
+from sriov_lb_tests.agreement.result import Agreement, Finding
+from sriov_lb_tests.amphora import Amphora
+from sriov_lb_tests.policy.model import Promise
+from sriov_lb_tests.policy.packet import Packet
+from sriov_lb_tests.wire.fake import FakeHost
+from sriov_lb_tests.wire.vantage import Vantage
+
+VIP, OWN, ALLOWED, DENIED = "198.51.100.20", "198.51.100.30", "198.51.100.10", "198.51.100.11"
+MAC = "02:00:00:00:00:01"
+LISTINGS = Path(__file__).parents[1] / "policy" / "listings"
+REACH = Reach((ALLOWED, DENIED), ("198.51.100.0/24",), frozenset({VIP, OWN}))
+
+
+def listener(port=80, cidrs=(f"{ALLOWED}/32",), **more):
+    return {"name": f"l{port}", "protocol": "HTTP", "protocol_port": port,
+            "allowed_cidrs": list(cidrs), "admin_state_up": True,
+            "provisioning_status": "ACTIVE", **more}  # fmt: skip
+
+
+def subject(*listeners, **more):
+    return Subject.of({"name": "lb", "vip_address": VIP, **more}, listeners,
+                      amphorae=[{"id": "a1", "vrrp_ip": OWN}])  # fmt: skip
+
+
+class Wire:
+    """Answers SYNs of sources and ports in ``open``, and ARP for the VIP."""
+
+    def __init__(self, *open, deaf=False):
+        self.open, self.deaf, self.reject = set(open), deaf, set()
+
+    def __call__(self, frame):
+        packet = Ether(frame)
+        if self.deaf:
+            return []
+        if ARP in packet and packet[ARP].op == 1:
+            asked = packet[ARP]
+            answer = ARP(op=2, hwsrc="02:00:00:00:00:02", psrc=asked.pdst, hwdst=asked.hwsrc, pdst=asked.psrc)
+            return [bytes(Ether(src=packet.dst, dst=packet.src) / answer)]
+        if TCP not in packet or packet[TCP].flags.R:
+            return []
+        key = packet[IP].src, packet[TCP].dport
+        if key not in self.open | self.reject:
+            return []
+        back = TCP(sport=packet[TCP].dport, dport=packet[TCP].sport,
+                   flags="SA" if key in self.open else "RA", seq=7,
+                   ack=(packet[TCP].seq + 1) & 0xFFFFFFFF)  # fmt: skip
+        header = IP(src=packet[IP].dst, dst=packet[IP].src)
+        return [bytes(Ether(src=packet.dst, dst=packet.src) / header / back)]
+
+
+@pytest.fixture
+def vantage(tmp_path):
+    interfaces = {"eth1": {"name": "eth1", "index": 2, "mac": MAC, "mtu": 1500, "up": True,
+                           "addresses": [f"{ALLOWED}/24", f"{DENIED}/24"]}}  # fmt: skip
+    host = FakeHost(interfaces=interfaces)
+    host.agent.neighbours[VIP] = "02:00:00:00:00:02"
+    with Vantage(host, "eth1", artefacts=tmp_path / "wire", run_id="r") as made:
+        yield made
+
+
+def through(vantage, wire, which, **more):
+    vantage.host.agent.network = wire
+    return look(which, (), vantage, REACH, **more)
+
+
+# --- questions -------------------------------------------------------------------------------
+
+
+def asked(which, reach=REACH, **more):
+    return {(one.packet.source, one.packet.dport): one
+            for one in questions(which.policy(), reach, **more)}  # fmt: skip
+
+
+def test_each_listener_is_asked_from_who_may_and_who_may_not_and_beside_its_port():
+    found = asked(subject(listener(), listener(8080, ())), ports=[9000])
+    assert found[ALLOWED, 80].promise is Promise.REQUIRED
+    assert found[DENIED, 80].promise is Promise.FORBIDDEN
+    assert found[DENIED, 80].control.source == ALLOWED, "differs in the source alone"
+    assert found[DENIED, 8080].promise is Promise.REQUIRED
+    for port in (79, 81, 8079, 8081, 9000):
+        one = found[ALLOWED, port]
+        assert one.promise is Promise.FORBIDDEN and one.control.source == ALLOWED
+    assert found[ALLOWED, 80].clause == "listener l80"
+
+
+def test_nobody_elses_address_is_ever_pretended():
+    reach = Reach((), ("198.51.100.0/24",), frozenset({VIP, "198.51.100.12", "198.51.100.14"}))
+    found = asked(subject(listener(cidrs=["198.51.100.12/30"])), reach)
+    sources = {source for source, _ in found}
+    assert "198.51.100.13" in sources, "in the CIDR, and free"
+    assert not sources & {VIP, "198.51.100.12", "198.51.100.14", "198.51.100.0", "198.51.100.1"}
+
+
+def test_with_port_security_only_own_addresses_are_used():
+    found = asked(subject(listener()), Reach((ALLOWED, DENIED)))
+    assert {source for source, _ in found} == {ALLOWED, DENIED}
+
+
+def test_a_disabled_listener_is_required_of_nobody():
+    found = asked(subject(listener(admin_state_up=False)))
+    assert Promise.REQUIRED not in {one.promise for one in found.values()}
+    assert found[DENIED, 80].promise is Promise.FORBIDDEN
+
+
+def test_without_listeners_usual_ports_and_the_forgotten_one_are_asked():
+    assert {port for _, port in asked(subject(), ports=[8081])} == {80, 443, 8081}
+
+
+def test_thorough_goes_beyond_listeners():
+    whys = {one.why for one in questions(subject(listener()).policy(), REACH, thorough=True)}
+    assert {"a ping", "VRRP from a stranger", "a service of the amphora itself"} <= whys
+
+
+def test_sdk_objects_are_read_by_their_names_in_the_api():
+    found = Subject.of({"vip_address": VIP}, [
+        Listener.existing(id="x", name="x", protocol="HTTP", protocol_port=80,
+                          admin_state_up=False, provisioning_status="ACTIVE")])  # fmt: skip
+    assert found.policy().listeners[0].enabled is False
+
+
+# --- policy and wire -------------------------------------------------------------------------
+
+
+def test_agreement(vantage):
+    found = through(vantage, Wire((ALLOWED, 80)), subject(listener()))
+    assert found.agreed and not found.unclear and found.sent >= 5, str(found)
+    assert str(found) == "policy = wire for load balancer lb."
+    assert not vantage.host.agent.played, "no crafted source is left behind"
+
+
+def test_a_port_that_was_forgotten_is_one_sentence_and_a_witness(vantage):
+    found = through(vantage, Wire((ALLOWED, 80), (ALLOWED, 81)), subject(listener()))
+    first, *rest = str(found).splitlines()
+    assert first == (
+        f"Load balancer lb lets in TCP port 81 from {ALLOWED} on eth1, which may not pass (seen on "
+        "the wire)."
+    )
+    assert "no listener is on TCP port 81" in rest[0] and "SYN-ACK" in rest[0]
+    assert found.findings[0].pcap.is_file()
+    assert found.to_json()["findings"][0]["too open"] is True
+
+
+def test_a_reset_from_a_closed_port_came_through_the_filter(vantage):
+    wire = Wire((ALLOWED, 80))
+    wire.reject.add((DENIED, 80))
+    found = through(vantage, wire, subject(listener()))
+    assert [one.too_open for one in found.findings] == [True]
+
+
+def test_a_listener_that_answers_nobody_is_kept_out(vantage):
+    found = through(vantage, Wire(), subject(listener()))
+    assert found.sentence == (
+        f"Load balancer lb keeps out TCP port 80 from {ALLOWED} on eth1, which has to pass (seen "
+        "on the wire)."
+    )
+
+
+def test_a_listener_that_resets_is_let_in_and_not_served(vantage):
+    wire = Wire()
+    wire.reject.add((ALLOWED, 80))
+    found = through(vantage, wire, subject(listener()))
+    assert "it came through and nobody serves it" in str(found)
+
+
+def test_silence_of_everything_proves_nothing(vantage):
+    found = through(vantage, Wire(deaf=True), subject(listener()))
+    assert found.agreed and found.unclear and not found.sent
+
+
+# --- ruleset ---------------------------------------------------------------------------------
+
+
+def seat(listing):
+    inside = ("ip", "netns", "exec", "amphora-haproxy")
+    addresses = (
+        '[{"ifindex": 2, "ifname": "eth1", "flags": ["UP"], "mtu": 1500, "addr_info": '
+        f'[{{"local": "{VIP}", "prefixlen": 24}}]}}]'
+    )
+    commands = {
+        (*inside, "nft", "-j", "list", "ruleset"): (LISTINGS / listing).read_text(),
+        (*inside, "ip", "-j", "address", "show"): addresses,
+    }
+    return Seat("a1", OWN, "", Amphora(FakeHost(commands=commands)))
+
+
+def test_a_ruleset_that_is_closed_to_a_listener_is_found_without_a_wire():
+    found = look(subject(listener()), [seat("octavia-drop-all.json")])
+    worst = found.findings[0]
+    assert worst.view is View.RULESET and not worst.too_open and worst.where == "amphora a1"
+    assert "keeps out" in found.sentence and "seen in the ruleset" in found.sentence
+
+
+def test_without_a_listener_the_first_ruleset_is_right():
+    found = look(subject(), [seat("octavia-drop-all.json")])
+    assert found.agreed, str(found)
+    assert found.sentence == "policy = ruleset for load balancer lb."
+
+
+# --- settling --------------------------------------------------------------------------------
+
+
+def bad():
+    packet = Packet("eth1", DENIED, VIP, 6, dport=80)
+    return Agreement("lb", findings=(Finding(View.WIRE, True, packet, "why."),))
+
+
+def sequence(*found):
+    left, now = list(found), [0.0]
+
+    def one():
+        now[0] += 2.0
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return settle(one, patience=5, clock=lambda: now[0])
+
+
+def test_agreement_at_once():
+    settled = sequence(Agreement("lb"))
+    assert settled.agreed and settled.late == 0
+
+
+def test_agreement_that_comes_late_fails_and_says_by_how_much():
+    settled = sequence(bad(), bad(), Agreement("lb"))
+    assert not settled.agreed and settled.late == 6.0
+    assert "that was over 6.0 s later." in str(settled).splitlines()[0]
+
+
+def test_agreement_that_never_comes():
+    settled = sequence(bad())
+    assert not settled.agreed and settled.late is None
+    assert str(settled).startswith("Load balancer lb lets in TCP port 80")
