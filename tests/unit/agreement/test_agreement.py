@@ -45,7 +45,8 @@ class Wire:
             return []
         if ARP in packet and packet[ARP].op == 1:
             asked = packet[ARP]
-            answer = ARP(op=2, hwsrc="02:00:00:00:00:02", psrc=asked.pdst, hwdst=asked.hwsrc, pdst=asked.psrc)
+            answer = ARP(op=2, hwsrc="02:00:00:00:00:02", psrc=asked.pdst, hwdst=asked.hwsrc,
+                         pdst=asked.psrc)  # fmt: skip
             return [bytes(Ether(src=packet.dst, dst=packet.src) / answer)]
         if TCP not in packet or packet[TCP].flags.R:
             return []
