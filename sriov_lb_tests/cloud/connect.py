@@ -166,6 +166,20 @@ def translated(whose: str, endpoint: str = "") -> Iterator[None]:
         raise errors.ApiUnreachable(f"No usable answer{at} for {whose}: {text}") from error
 
 
+def endpoint(connection: Connection, service: str) -> str:
+    """Where a service is: what clouds.yaml says comes before the catalogue; "" if nowhere."""
+    config = connection.config
+    return (
+        config.get_endpoint(service)
+        or connection.session.get_endpoint(
+            service_type=service,
+            region_name=config.get_region_name(service),
+            interface=config.get_interface(service),
+        )
+        or ""
+    )
+
+
 def require_services(connection: Connection, services: Iterable[str] = SERVICES) -> None:
     """Check that the catalogue has every service, and name all that are missing at once.
 
@@ -174,14 +188,10 @@ def require_services(connection: Connection, services: Iterable[str] = SERVICES)
     missing = []
     for service in services:
         try:
-            endpoint = connection.session.get_endpoint(
-                service_type=service,
-                region_name=connection.config.get_region_name(service),
-                interface=connection.config.get_interface(service),
-            )
+            found = endpoint(connection, service)
         except (ka.EmptyCatalog, ka.EndpointNotFound):
-            endpoint = None
-        if not endpoint:
+            found = ""
+        if not found:
             missing.append(f"{SERVICES.get(service, service)} ({service})")
     if missing:
         region = connection.config.get_region_name() or "any region"
@@ -197,18 +207,13 @@ def octavia_version(connection: Connection) -> tuple[int, int]:
 
     :raises ServiceMissing, ApiUnreachable: the service is not there or does not answer.
     """
-    config = connection.config
     with translated("the load balancing API"):
-        endpoint = connection.session.get_endpoint(
-            service_type="load-balancer",
-            region_name=config.get_region_name("load-balancer"),
-            interface=config.get_interface("load-balancer"),
-        )
-        if not endpoint:
+        found_at = endpoint(connection, "load-balancer")
+        if not found_at:
             raise errors.ServiceMissing(
                 "The service catalogue has no endpoint for Octavia (load-balancer)."
             )
-        root = re.sub(r"/v2(\.\d+)?/?$", "", endpoint.rstrip("/")) + "/"
+        root = re.sub(r"/v2(\.\d+)?/?$", "", found_at.rstrip("/")) + "/"
         response = connection.session.get(
             root, headers={"Accept": "application/json"}, authenticated=False
         )

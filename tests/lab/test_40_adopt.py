@@ -23,10 +23,38 @@ def prepared(by_the_book):
     }
 
 
+@pytest.fixture
+def proxy(lab, made, wait):
+    """The address of a server that others are reached through; it takes the amphora's key."""
+    cloud = lab.cloud
+    public = Path(lab.facts["amphora_key"] + ".pub").read_text()
+    made(cloud.compute.create_keypair, cloud.compute.delete_keypair, name="proxy",
+         public_key=public)  # fmt: skip
+    port = made(cloud.network.create_port, cloud.network.delete_port, security_groups=[],
+                network_id=lab.facts["id_network_access"], port_security_enabled=False)  # fmt: skip
+
+    def gone(server):
+        cloud.compute.delete_server(server)
+        cloud.compute.wait_for_delete(server)
+
+    made(cloud.compute.create_server, gone, name="proxy", key_name="proxy",
+         image_id=lab.facts["id_image_guest"], flavor_id=lab.facts["id_flavor_guest"],
+         networks=[{"port": port.id}])  # fmt: skip
+    address = port.fixed_ips[0]["ip_address"]
+    wait(lambda: lab.ssh(address, "echo here"), "here\n", 60)
+    return address
+
+
 def test_a_member_with_ids_proves_the_firewall(
-    lab, prepared, workspace, inventory, wait, tmp_path
+    lab, prepared, proxy, workspace, inventory, wait, tmp_path
 ):
-    before = inventory()
+    """The guests are reached through an ssh proxy, as behind a bastion."""
+
+    def logins():  # this one included
+        count = "sudo journalctl --no-pager -t sshd | grep -c 'Accepted publickey'"
+        return int(lab.ssh(proxy, count))
+
+    before, came_before = inventory(), logins()
     clouds = yaml.safe_load(Path(lab.facts["clouds_yaml"]).read_text())["clouds"]
     own = tmp_path / "clouds.yaml"
     own.write_text(yaml.safe_dump({"clouds": {"stranger": clouds["lab-member"]}}))
@@ -39,6 +67,10 @@ def test_a_member_with_ids_proves_the_firewall(
             "guest_image": lab.facts["id_image_guest"],
             "guest_flavor": lab.facts["id_flavor_guest"],
             "guest_user": "debian",
+            "guest_connect_method": "jump",
+            "jump_host": proxy,
+            "jump_user": "debian",
+            "jump_key_file": lab.facts["amphora_key"],
             "access_network": "access",
             **prepared,
         },
@@ -59,6 +91,7 @@ def test_a_member_with_ids_proves_the_firewall(
     for result in results:
         verdicts.setdefault(result["verdict"], []).append(result)
     assert set(verdicts) <= {"PASS", "SKIPPED"}
+    assert logins() > came_before + 1, "nobody went through the proxy"
     passed = {result["requirement"] for result in verdicts["PASS"]}
     assert {"ENF-001", "ENF-002"} <= passed
     for result in verdicts["SKIPPED"]:

@@ -10,7 +10,7 @@ from sriov_lb_tests import errors
 from sriov_lb_tests.cloud import connect
 
 
-def connection(catalogue, document=None, error=None):
+def connection(catalogue, document=None, error=None, overrides=None):
     """A connection whose catalogue is a dict, and whose Octavia answers with a document."""
 
     def get_endpoint(service_type, **_):
@@ -25,12 +25,21 @@ def connection(catalogue, document=None, error=None):
     return SimpleNamespace(
         session=SimpleNamespace(get_endpoint=get_endpoint, get=get, auth=None),
         config=SimpleNamespace(
-            get_region_name=lambda *a: "RegionOne", get_interface=lambda *a: "public"
+            get_region_name=lambda *a: "RegionOne",
+            get_interface=lambda *a: "public",
+            get_endpoint=(overrides or {}).get,
         ),
     )
 
 
 ALL = {name: f"http://api/{name}" for name in connect.SERVICES}
+
+
+def test_an_endpoint_of_clouds_yaml_comes_before_the_catalogue():
+    cloud = connection(ALL, overrides={"load-balancer": "http://mine"})
+    assert connect.endpoint(cloud, "load-balancer") == "http://mine"
+    assert connect.endpoint(cloud, "compute") == "http://api/compute"
+    connect.require_services(connection({}, overrides=ALL))
 
 
 def versions(*names):
