@@ -144,7 +144,7 @@ def run_open(job: dict, link) -> dict:
     warm_ns = int(job["warmup"] * 1e9)
     first = next((i for i, when in enumerate(due) if when >= warm_ns), total)
     planned_end = int(sum(part[2] for part in job["schedule"]) * 1e9)
-    slack = _timer_slack()
+    slack = timer_slack()
     tick_ns = int(job.get("tick", 1.0) * 1e9)
     started = False
     with quiet_gc():
@@ -273,13 +273,13 @@ def run_open(job: dict, link) -> dict:
         "stamps": dict(source),
         "timer_slack_ns": slack,
         "health": vitals,
-        **_open_times(
+        **open_times(
             due, ready, sent, done, kernel, arrival, first, raw=job.get("raw", True)
         ),
     }
 
 
-def _open_times(due, ready, sent, done, kernel, arrival, first, *, raw) -> dict:
+def open_times(due, ready, sent, done, kernel, arrival, first, *, raw) -> dict:
     """The times of an open-loop job from request ``first`` on, raw or binned."""
     total = len(due)
     unsent = sum(1 for i in range(first, total) if sent[i] < 0)
@@ -313,7 +313,7 @@ def _open_times(due, ready, sent, done, kernel, arrival, first, *, raw) -> dict:
     return report
 
 
-def _timer_slack() -> int:
+def timer_slack() -> int:
     """Asks for 1 ns timer slack (the default 50 us would be the lag); returns what is set."""
     try:
         with open("/proc/self/timerslack_ns", "w") as file:

@@ -16,6 +16,7 @@ from .errors import JobError
 from .facts import run_facts
 from .fetch import run_fetch
 from .open_loop import run_open
+from .udp import run_udp
 
 
 class Link:
@@ -77,6 +78,7 @@ JOBS = {
     "open": run_open,
     "connect": run_connect,
     "download": run_download,
+    "udp": run_udp,
 }
 
 

@@ -91,7 +91,7 @@ class Ring:
             self._views += [view, part]
             return view
 
-        self._array = words(sq_array, size)
+        self._array = sq_array
         self._sq_tail = words(sq_tail, 1)
         self._cq_head, self._cq_tail = words(cq_head, 1), words(cq_tail, 1)
         self._sq_mask = struct.unpack_from("=I", self._rings, sq_mask)[0]
@@ -132,11 +132,16 @@ class Ring:
         queue = self.queue
         count = len(queue)
         if count:
-            tail, mask, array = self._sq_tail[0], self._sq_mask, self._array
-            for number in queue:
-                array[tail & mask] = number
-                tail = (tail + 1) & 0xFFFFFFFF
-            self._sq_tail[0] = tail
+            tail = self._sq_tail[0]
+            at = tail & self._sq_mask
+            size = self._sq_mask + 1
+            if at + count <= size:
+                struct.pack_into(f"={count}I", self._rings, self._array + 4 * at, *queue)
+            else:
+                first = size - at
+                struct.pack_into(f"={first}I", self._rings, self._array + 4 * at, *queue[:first])
+                struct.pack_into(f"={count - first}I", self._rings, self._array, *queue[first:])
+            self._sq_tail[0] = (tail + count) & 0xFFFFFFFF
             queue.clear()
         self._time[0], self._time[1] = divmod(max(0, wait_ns), 1_000_000_000)
         flags = ENTER_GETEVENTS | ENTER_EXT_ARG
