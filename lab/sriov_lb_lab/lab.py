@@ -74,9 +74,9 @@ class Lab:
             if self.runtime.pid() is not None:
                 return self._already(octavia, extra, progress)
             trees = self.build(octavia, mirror, progress)
-            made = self._prepare(octavia, trees)
+            self._prepare(octavia, trees)
             try:
-                return self._start(made, trees, extra, progress)
+                return self._start(trees, extra, progress)
             except BaseException:
                 # Also on Ctrl-C: half a lab is of no use to anybody. Its logs stay.
                 progress("stop", "it did not come up; ending what was started")
@@ -84,14 +84,10 @@ class Lab:
                 raise
 
     def _start(
-        self,
-        made: settings.Settings,
-        trees: dict[str, Path],
-        extra: Path | None,
-        progress: Progress,
+        self, trees: dict[str, Path], extra: Path | None, progress: Progress
     ) -> dict[str, Any]:
         progress("start", "network, hosts, services")
-        self.runtime.start(trees["system"], trees["stack"], programs.everything(made))
+        self.runtime.start(trees["system"], trees["stack"], programs.everything())
         progress("bootstrap", "users, endpoints, images, networks, key pairs")
         self._bootstrap()
         made = self._settings()
@@ -112,7 +108,7 @@ class Lab:
         self._await_health(progress)
         return handover.facts(self.paths, made)
 
-    def _prepare(self, octavia: str, trees: dict[str, Path]) -> settings.Settings:
+    def _prepare(self, octavia: str, trees: dict[str, Path]) -> None:
         paths = self.paths
         if paths.lab.exists():
             shutil.rmtree(paths.lab)
@@ -150,7 +146,6 @@ class Lab:
         # Nova's WSGI entry point wants its paste file beside nova.conf.
         shutil.copy(trees["stack"] / "etc/nova/api-paste.ini", paths.lab / "etc/nova")
         files.write_one(paths.lab / "settings.json", json.dumps(made.as_dict(), indent=1))
-        return made
 
     def _bootstrap(self) -> None:
         key = self.paths.inside(self.paths.keys / "octavia_ssh_key")

@@ -121,7 +121,7 @@ def _api(
     )  # fmt: skip
 
 
-def control_plane(settings: Settings) -> list[Program]:
+def control_plane() -> list[Program]:
     """Everything of the controller."""
     neutron_files = [
         "--config-file", f"{ETC}/neutron/neutron.conf", "--config-file",
@@ -207,9 +207,9 @@ def compute_host(host: Host) -> list[Program]:
     return programs
 
 
-def everything(settings: Settings) -> list[Program]:
+def everything() -> list[Program]:
     """All services of a lab, the controller's first."""
-    return [*control_plane(settings), *(p for host in HOSTS for p in compute_host(host))]
+    return [*control_plane(), *(p for host in HOSTS for p in compute_host(host))]
 
 
 def supervisor_conf(programs: list[Program]) -> str:

@@ -133,8 +133,8 @@ def test_every_vf_is_named_to_nova_with_its_network(made):
     assert {spec["physical_network"] for spec in specs} == {"public", "members"}
 
 
-def test_supervisor_runs_every_service_once(made):
-    every = programs.everything(made)
+def test_supervisor_runs_every_service_once():
+    every = programs.everything()
     names = [program.name for program in every]
     assert len(set(names)) == len(names)
     text = programs.supervisor_conf(every)
