@@ -57,8 +57,8 @@ def target_options(function: Callable) -> Callable:
             "clients",
             multiple=True,
             metavar="WHERE",
-            help="Where load is generated; repeatable. ssh://USER@HOST[:PORT][?key=FILE], "
-            "namespace:NAME or local.",
+            help="Where load is generated; repeatable. ssh://USER@HOST[:PORT][?key=FILE]"
+            "[&jump=USER@HOST[:PORT][&jump_key=FILE]], namespace:NAME or local.",
         ),
         click.option(
             "--ssh-key",
@@ -180,7 +180,8 @@ def _command() -> list[str]:
     words = []
     hide = False
     for word in sys.argv[1:]:
-        words.append("…" if hide else word.split("?key=")[0])
+        bare = word.split("?")[0] if word.startswith(("ssh://", "--client=ssh://")) else word
+        words.append("…" if hide else "--ssh-key=…" if word.startswith("--ssh-key=") else bare)
         hide = word == "--ssh-key"
     return ["sriov-lb-perf", *words]
 
@@ -317,23 +318,17 @@ class _Progress:
 
 def _summary(outcome) -> str:
     """The verdict, a table of the tested metrics, and where the page is."""
-    from .report import units
+    from .report import figures, units
 
     lines = [outcome.analysis.sentence, ""]
-    rows = [("metric", "normal", "sriov", "ratio (95 %)", "verdict")]
     document = outcome.document
-    rows[0] = (
-        "metric",
-        document["targets"]["A"]["role"],
-        document["targets"]["B"]["role"],
-        "ratio (95 %)",
-        "verdict",
-    )
+    roles = (document["targets"][side]["role"] for side in ("A", "B"))
+    rows = [("metric", *roles, "ratio (95 %)", "verdict")]
     for metric in document["metrics"]:
         if metric["tested"]:
             rows.append(
                 (
-                    metric["title"],
+                    figures.label(document, metric),
                     units.quantity(metric["values"]["A"]["value"], metric["unit"]),
                     units.quantity(metric["values"]["B"]["value"], metric["unit"]),
                     units.ratio(metric["ratio"]),

@@ -79,6 +79,8 @@ def conclude(
     fresh = [c for c in found if (c.metric, c.what, c.since) in places]
     worse = [change for change in fresh if change.regression and change.what != "normal"]
     hints = _hints(history, series)
+    for since in sorted({change.since for change in fresh}):
+        hints += _beside(history, since)
     if worse:
         return Night(REGRESSION, "; ".join(map(str, worse)) + ".", fresh, known, hints)
     if fresh:
@@ -88,6 +90,17 @@ def conclude(
             fresh, known, hints,
         )  # fmt: skip
     return Night(NOTHING_MOVED, f"Nothing moved in {sound} sound runs.", [], known, hints)
+
+
+def _beside(history: History, n: int) -> list[str]:
+    """What was changed when figures moved: for people to look at first, no verdict."""
+    changed = history.changed_with(n)
+    if not changed:
+        return []
+    words = "; ".join(f"{name} {was} -> {now}" for name, was, now in changed[:6])
+    more = f"; and {len(changed) - 6} more" if len(changed) > 6 else ""
+    (run,) = [run["id"] for run in history.runs() if run["n"] == n]
+    return [f"with run {run} these changed too: {words}{more}"]
 
 
 def _hints(history: History, series: str) -> list[str]:

@@ -158,6 +158,7 @@ def twins(
         ledger.describe(who)
         kind = AdminSite if group.mode == "admin" else AdoptedSite
         site = kind(cloud_options.site_settings(group, keys), connections, ledger)
+        site.require()
         yield _build(site, group, bandwidth, stack, keys, say)
 
 

@@ -57,7 +57,8 @@ class Change:
         subject = {"ratio": "ratio SR-IOV / normal", "sriov": "SR-IOV VIP", "normal": "normal VIP"}
         kind = "regression" if self.regression else "improvement"
         return (
-            f"{kind}: {self.title} ({subject[self.what]}) {percent:+.1f} % since run {self.run}"
+            f"{kind}: {self.title} [{self.metric}] ({subject[self.what]}) {percent:+.1f} % since "
+            f"run {self.run}"
         )
 
 

@@ -19,9 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from .. import errors
+from ..results.lasting import lasting
 from ..results.store import number
 
-VERSION = 1
+VERSION = 2
+
+#: Version 2: what the machines were, so that a change can be seen beside what changed with it.
+FACTS = """
+CREATE TABLE fact (
+    run INTEGER NOT NULL REFERENCES run (n) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+"""
 
 SCHEMA = """
 CREATE TABLE run (
@@ -95,6 +106,7 @@ class History:
         self._lock: int | None = None
         self._database: sqlite3.Connection | None = None
         self._writing = writing
+        self._has_facts = True
 
     def __enter__(self) -> History:
         try:
@@ -136,17 +148,19 @@ class History:
         )
         self._database.execute("PRAGMA foreign_keys = ON")
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        if version == 0 and self._writing:
+        if version in (0, 1) and self._writing:
+            script = SCHEMA + FACTS if version == 0 else FACTS
             with self._transaction() as database:
-                for statement in SCHEMA.split(";"):
+                for statement in script.split(";"):
                     if statement.strip():
                         database.execute(statement)
                 database.execute(f"PRAGMA user_version = {VERSION}")
-        elif version != VERSION:
+        elif version not in (1, VERSION):
             raise errors.HistoryFailed(
                 f"The history {self.path} has version {version}; this tool writes {VERSION}.",
                 remedy="Use the version of the tool that made it, or start a new one.",
             )
+        self._has_facts = version != 1 or self._writing
 
     def close(self) -> None:
         if self._database is not None:
@@ -186,6 +200,7 @@ class History:
             if old:
                 (n,) = old
                 database.execute("DELETE FROM figure WHERE run = ?", [n])
+                database.execute("DELETE FROM fact WHERE run = ?", [n])
                 database.execute(
                     "UPDATE run SET id=?, series=?, started=?, status=?, sound=?, word=?, "
                     "sentence=?, tool=?, folder=? WHERE n = ?",
@@ -197,6 +212,10 @@ class History:
                     "folder) VALUES (?,?,?,?,?,?,?,?,?)",
                     row,
                 ).lastrowid
+            database.executemany(
+                "INSERT INTO fact VALUES (?,?,?)",
+                [[n, name, value] for name, value in lasting(document).items()],
+            )
             for metric in document["metrics"]:
                 if not metric["tested"]:
                     continue
@@ -236,6 +255,31 @@ class History:
     def figures(self, n: int) -> list[dict[str, Any]]:
         """The figures of a run."""
         return self._rows("SELECT * FROM figure WHERE run = ? ORDER BY metric", [n])
+
+    def facts(self, n: int) -> dict[str, str]:
+        """What the machines of a run were (:func:`.results.fingerprint.lasting`); empty for runs
+        stored before there were facts."""
+        if not self._has_facts:
+            return {}
+        rows = self._rows("SELECT name, value FROM fact WHERE run = ? ORDER BY name", [n])
+        return {row["name"]: row["value"] for row in rows}
+
+    def changed_with(self, n: int) -> list[tuple[str, str, str]]:
+        """What else was another one in run ``n`` than in the sound run before it of its series:
+        (fact, before, after)."""
+        before = self._rows(
+            "SELECT n FROM run WHERE series = (SELECT series FROM run WHERE n = ?) AND n < ? "
+            "AND sound ORDER BY n DESC LIMIT 1",
+            [n, n],
+        )
+        was, now = self.facts(before[0]["n"]) if before else {}, self.facts(n)
+        if not was or not now:
+            return []
+        return [
+            (name, was.get(name, "–"), now.get(name, "–"))
+            for name in dict.fromkeys([*was, *now])
+            if was.get(name) != now.get(name)
+        ]
 
     def series(self) -> list[str]:
         return [row["series"] for row in self._rows("SELECT DISTINCT series FROM run", [])]

@@ -69,6 +69,15 @@ def role(document: Mapping, side: str) -> str:
     )
 
 
+def label(document: Mapping, metric: Mapping) -> str:
+    """A metric's title; where several stages have one of that title, with the stage's."""
+    same = [m for m in document["metrics"] if m["title"] == metric["title"] and m["tested"]]
+    if len({m["stage"] for m in same}) < 2:
+        return metric["title"]
+    stage = next((s for s in document["stages"] if s["name"] == metric["stage"]), None)
+    return f"{metric['title']} ({stage['title'] if stage else metric['stage']})"
+
+
 def forest(document: Mapping) -> Figure | None:
     """Every tested metric's ratio with its interval, turned so that right is better."""
     margin = document["profile"]["margin"]
@@ -80,7 +89,9 @@ def forest(document: Mapping) -> Figure | None:
         if metric["better"] == "lower":
             figures = [1 / figures[0], 1 / figures[2], 1 / figures[1]]
         rows.append((metric, figures))
-        table.append([metric["title"], units.ratio(metric["ratio"]), metric["verdict"]])
+        table.append(
+            [label(document, metric), units.ratio(metric["ratio"]), metric["verdict"]]
+        )
     if not rows:
         return None
     data = []
@@ -94,7 +105,7 @@ def forest(document: Mapping) -> Figure | None:
                 "mode": "markers",
                 "name": word,
                 "x": [f[0] for _, f in chosen],
-                "y": [_wrap(m["title"]) for m, _ in chosen],
+                "y": [_wrap(label(document, m)) for m, _ in chosen],
                 "error_x": {
                     "type": "data",
                     "symmetric": False,
@@ -119,7 +130,7 @@ def forest(document: Mapping) -> Figure | None:
     # Neighbours closer than a label is wide are left out.
     while len(ticks) > 6:
         ticks = ticks[::2] if 1 in ticks[::2] else ticks[1::2]
-    order = [_wrap(metric["title"]) for metric, _ in rows][::-1]
+    order = [_wrap(label(document, metric)) for metric, _ in rows][::-1]
     return Figure(
         "forest",
         "How many times better",
@@ -136,7 +147,7 @@ def forest(document: Mapping) -> Figure | None:
                 "title": {"text": "times better"},
             },
             {"categoryorder": "array", "categoryarray": order, "ticks": ""},
-            height=110 + 40 * len(rows),
+            height=110 + sum(16 + 15 * (text.count("<br>") + 1) for text in order),
             shapes=[
                 {
                     "type": "rect", "xref": "x", "yref": "paper", "layer": "below",
@@ -294,6 +305,18 @@ def _trial_value(trial: Mapping, metric: Mapping) -> float:
     return math.nan
 
 
+def raw_places(trial: Mapping) -> str:
+    """Where a trial's raw data is: files, and lines of files that many trials share."""
+    raw = trial["raw"]
+    places = []
+    if "hlog" in raw:
+        lines = ", ".join(f"{line} ({name})" for name, line in raw["hlog"]["lines"].items())
+        plural = "line" if len(raw["hlog"]["lines"]) == 1 else "lines"
+        places.append(f"{raw['hlog']['file']} {plural} {lines}")
+    places += [raw[kind] for kind in ("npz", "json") if kind in raw]
+    return "; ".join(places) or "none but result.json"
+
+
 def over_time(document: Mapping, stage: Mapping) -> Figure | None:
     """Every trial where it stood in the run."""
     metric = _principal(document, stage)
@@ -349,12 +372,13 @@ def over_time(document: Mapping, stage: Mapping) -> Figure | None:
             {"title": {"text": unit}, "type": "log" if wide else "linear",
              **({} if wide else {"rangemode": "tozero"})},
         ),
-        ["Trial", "VIP", "Block", metric["title"], "Valid"],
+        ["Trial", "VIP", "Block", metric["title"], "Valid", "Raw data"],
         [
             [
                 str(t["number"]), role(document, t["side"]), str(t["block"] + 1),
                 units.quantity(v, metric["unit"]),
                 "no: " + "; ".join(t["void"]) if t["void"] else "yes",
+                raw_places(t),
             ]
             for t, v in zip(trials, values, strict=True)
         ],

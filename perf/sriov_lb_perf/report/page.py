@@ -48,6 +48,25 @@ def plotly_script() -> str:
     return get_plotlyjs()
 
 
+#: Where a page holds plotly, and what it lets scripts come from.
+PLOTLY = '<script id="plotly">'
+INLINE = "script-src 'unsafe-inline'"
+
+
+def with_plotly_from(text: str, source: str) -> str:
+    """A page with plotly loaded from ``source`` instead of being in it.
+
+    A page of another version of this tool, without that mark, is left as it is.
+    """
+    start = text.find(PLOTLY)
+    if start < 0:
+        return text
+    end = text.index("</script>", start)
+    text = f'{text[:start]}<script src="{source}">{text[end:]}'
+    # Opened from disk, a page's own origin is no origin.
+    return text.replace(INLINE, f"{INLINE} 'self' file:", 1)
+
+
 def script_safe(value: Any) -> markupsafe.Markup:
     """JSON that cannot end the script element it stands in."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
@@ -115,7 +134,9 @@ def render(document: Mapping[str, Any]) -> str:
         run=document,
         a=figures.role(document, "A"),
         b=figures.role(document, "B"),
-        tested=[m for m in document["metrics"] if m["tested"]],
+        tested=[
+            {**m, "label": figures.label(document, m)} for m in document["metrics"] if m["tested"]
+        ],
         top=shown,
         stages=stages,
         gates_failed=[gate for gate in gates if gate["passed"] is False],
@@ -123,7 +144,10 @@ def render(document: Mapping[str, Any]) -> str:
         gates_passed=[gate for gate in gates if gate["passed"]],
         substrate=document["environment"].get("substrate", "unknown"),
         substrate_note=SUBSTRATES.get(document["environment"].get("substrate", "unknown"), ""),
-        environment=flatten(document["environment"]),
+        environment=flatten(_plain_environment(document)),
+        differences=document["environment"].get("differences", []),
+        unread=_unread(document),
+        clock_step=document["environment"].get("tester", {}).get("clock_step_s"),
         facts=_facts(document),
         specs=[plot.spec() for plot in everything],
         plotly=markupsafe.Markup(plotly_script().replace("</script", "<\\/script")),
@@ -186,14 +210,43 @@ def _label(value: Any, index: int) -> str:
     return str(value.get("name", index + 1)) if isinstance(value, Mapping) else str(index + 1)
 
 
-def _facts(document: Mapping) -> list[tuple[str, str, str]]:
-    """What is known of the two VIPs, side by side: (fact, A, B)."""
-    sides = [
-        dict(flatten({k: v for k, v in document["targets"][side].items() if k != "role"}))
-        for side in ("A", "B")
-    ]
+def _plain_environment(document: Mapping) -> dict:
+    """Without what has tables of its own."""
+    own = ("amphorae", "differences")
+    return {name: value for name, value in document["environment"].items() if name not in own}
+
+
+def _unread(document: Mapping) -> list[str]:
+    """Why the amphorae, or one of them, are not known; empty where they are."""
+    amphorae = document["environment"].get("amphorae", {})
+    listed = [each for side in amphorae.values() for each in side]
+    if not listed:
+        return ["No amphora was named for this run, so what differs inside is not known."]
+    return [f"Amphora {each['name']}: {each['failed']}" for each in listed if each["failed"]]
+
+
+def _facts(document: Mapping) -> list[tuple[str, str, str, bool]]:
+    """What is known of the two VIPs, side by side: (fact, A, B, whether it differs)."""
+    sides = []
+    for side in ("A", "B"):
+        target = {k: v for k, v in document["targets"][side].items() if k != "role"}
+        rows = dict(flatten({**target.pop("facts"), **target}))
+        for amphora in document["environment"].get("amphorae", {}).get(side, ()):
+            name = f"amphora {amphora['name']}"
+            rows |= dict(flatten(amphora["facts"], f"{name}: "))
+            rows |= {f"{name}, during the run: {k}": _during(k, v) for k, v in
+                     amphora["during"].items()}  # fmt: skip
+            rows |= dict(flatten(amphora.get("changed", {}), f"{name}, at the end: "))
+        sides.append(rows)
     names = list(dict.fromkeys([*sides[0], *sides[1]]))
-    return [(name, sides[0].get(name, "–"), sides[1].get(name, "–")) for name in names]
+    rows = [(name, sides[0].get(name, "–"), sides[1].get(name, "–")) for name in names]
+    return [(*row, row[1] != row[2]) for row in rows]
+
+
+def _during(name: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    return units.percent(value) if "share" in name else units.digits(value)
 
 
 def _raw(document: Mapping) -> list[str]:
@@ -201,8 +254,7 @@ def _raw(document: Mapping) -> list[str]:
     for trial in document["trials"]:
         if "hlog" in trial["raw"]:
             files.add(trial["raw"]["hlog"]["file"])
-        if "npz" in trial["raw"]:
-            files.add(trial["raw"]["npz"])
+        files |= {trial["raw"][kind] for kind in ("npz", "json") if kind in trial["raw"]}
     return sorted(files)
 
 

@@ -6,7 +6,7 @@
     SITE/index.html         newest run, what moved, all runs
     SITE/trends-SERIES.html each metric over time
     SITE/compare.html       any two runs side by side
-    SITE/runs/ID.html       the page of a run
+    SITE/runs/ID/           a run: its page (index.html), result.json, raw data
     SITE/latest.json|csv|xml, metrics.txt   the newest result in other formats
     SITE/plotly.min.js
 
@@ -15,9 +15,12 @@ Everything is written beside and renamed, so a reader never gets half a page.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +47,7 @@ def publish(history: History, folder: Path) -> Path:
     if not script.is_file() or script.stat().st_size != len(text):
         write_atomically(script, text)
     runs = history.runs(last=SHOWN)
-    kept = {run["id"] for run in runs if _copy_page(run, folder)}
+    kept = {run["id"] for run in runs if _copy_run(run, folder)}
     made = page.environment()
     made.filters.update(figure=_figure)
     series = []
@@ -53,7 +56,7 @@ def publish(history: History, folder: Path) -> Path:
         if not mine:
             continue
         changes = history.changes(name)
-        metrics = history.metrics(name)
+        metrics = _told_apart(history.metrics(name))
         plots = [
             plot
             for metric in metrics
@@ -68,6 +71,7 @@ def publish(history: History, folder: Path) -> Path:
                 {
                     **c,
                     "title": titles.get(c["metric"], c["metric"]),
+                    "beside": history.changed_with(c["since"]),
                     "percent": (c["after"] / c["before"] - 1) * 100,
                 }
                 for c in changes
@@ -83,30 +87,74 @@ def publish(history: History, folder: Path) -> Path:
         made, folder / "index.html", "index.html.j2", series=series, newest=newest, kept=kept
     )
     table = [_comparable(history, run) for run in runs[::-1]]
-    _write(made, folder / "compare.html", "compare.html.j2", runs=table)
+    # Most nights are on the same machines: each set of facts is there once.
+    sets = [tuple(history.facts(run["n"]).items()) for run in runs[::-1]]
+    distinct = list(dict.fromkeys(sets))
+    for entry, facts in zip(table, sets, strict=True):
+        entry["facts"] = distinct.index(facts)
+    _write(
+        made, folder / "compare.html", "compare.html.j2",
+        runs=table, facts=[dict(facts) for facts in distinct],
+    )  # fmt: skip
     if newest is not None:
         _latest(newest, folder)
     return folder / "index.html"
+
+
+def _told_apart(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With the stage's name in titles that several stages have."""
+    titles = [metric["title"] for metric in metrics]
+    return [
+        {**metric, "title": f"{metric['title']} ({metric['metric'].partition('.')[0]})"}
+        if titles.count(metric["title"]) > 1
+        else metric
+        for metric in metrics
+    ]
 
 
 def _write(made, path: Path, template: str, **values) -> None:
     write_atomically(path, made.get_template(template).render(**values).encode())
 
 
-def _copy_page(run: Mapping[str, Any], folder: Path) -> bool:
-    """The run's page into the site; False when its folder is gone."""
-    target = folder / "runs" / f"{run['id']}.html"
-    source = Path(run["folder"]) / "report.html"
+def _copy_run(run: Mapping[str, Any], folder: Path) -> bool:
+    """A run's page, result and raw data into the site; False when its folder is gone.
+
+    Raw data is linked where the file system can, copied where not. The page loads the site's
+    plotly instead of its own: a year of pages would take 2 GB otherwise.
+    """
+    source, target = Path(run["folder"]), folder / "runs" / run["id"]
+    mine, theirs = target / "index.html", source / "report.html"
     try:
-        if target.is_file() and target.stat().st_mtime >= source.stat().st_mtime:
+        changed = theirs.stat().st_mtime
+        if mine.is_file() and mine.stat().st_mtime >= changed:
             return True
-        write_atomically(target, source.read_bytes())
+        _link(source / "result.json", target / "result.json")
+        for path in sorted((source / "raw").glob("*")):
+            _link(path, target / "raw" / path.name)
+        text = page.with_plotly_from(theirs.read_text(encoding="utf-8"), "../../plotly.min.js")
+        # Last: its being there says that the rest is.
+        write_atomically(mine, text.encode())
     except OSError as error:
-        if target.is_file():
+        if mine.is_file():
             return True
         LOG.warning("the page of run %s cannot be had: %s", run["id"], error)
         return False
     return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file at ``target``, by a link or by a copy.
+
+    :raises OSError: there is no such file, or no room for it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            raise
+        shutil.copyfile(source, target)
 
 
 def _latest(run: Mapping[str, Any], folder: Path) -> None:

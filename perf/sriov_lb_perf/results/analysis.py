@@ -255,16 +255,40 @@ def change_in_words(ratio: Interval, noun: str) -> str:
     return f"{percent:.{digits}f} % {'more' if more else 'less'} {noun} ({low} to {high} %)"
 
 
-def _noun(result: MetricResult) -> str:
-    title = result.metric.title
-    noun = title[0].lower() + title[1:]
-    # "Latency, median" is for tables.
-    name, _, which = noun.partition(", ")
-    return f"{which} {name}" if which in ("median",) else noun
+def _nouns(metrics: Sequence[MetricResult], titles: Mapping[str, str]) -> dict[str, str]:
+    """metric -> how a sentence calls it; where several stages have one of that name, with the
+    stage's title."""
+    found = {}
+    for result in metrics:
+        title = result.metric.title
+        # "Latency, median" is for tables.
+        name, _, which = (title[0].lower() + title[1:]).partition(", ")
+        if which == "median" or which.endswith("percentile"):
+            name = f"{which} {name}"
+        elif which:
+            name = f"{name} ({which})"
+        found[result.identifier] = name
+    again = {name for name in found.values() if list(found.values()).count(name) > 1}
+    for result in metrics:
+        if found[result.identifier] in again:
+            found[result.identifier] += f" [{titles.get(result.stage, result.stage)}]"
+    return found
+
+
+#: So many metrics are named where nothing moved or nothing can be told; the table has them all.
+NAMED = 3
+
+
+def _listed(nouns: Sequence[str]) -> str:
+    more = len(nouns) - NAMED
+    return ", ".join(nouns[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _sentence(metrics, gates, pair: Pair, profile: Profile, complete: bool) -> tuple[str, str]:
     """(one word for machines, one sentence for people)"""
+    nouns = _nouns(
+        [m for m in metrics if m.metric.claim], {s.name: s.title for s in profile.stages}
+    )
     name = f"The {_called(pair.candidate.role)} VIP"
     tested = [m for m in metrics if m.metric.claim]
     groups = {
@@ -277,7 +301,9 @@ def _sentence(metrics, gates, pair: Pair, profile: Profile, complete: bool) -> t
     for group in (faster, slower):
         principal = {m.stage: m for m in reversed(group)}
         parts += [
-            change_in_words(m.finding.ratio, _noun(m)) for m in group if principal[m.stage] is m
+            change_in_words(m.finding.ratio, nouns[m.identifier])
+            for m in group
+            if principal[m.stage] is m
         ]
     equal = f"equivalent within {profile.margin:.0%}"
     if faster and not slower:
@@ -294,9 +320,13 @@ def _sentence(metrics, gates, pair: Pair, profile: Profile, complete: bool) -> t
         start = f"Whether the {_called(pair.candidate.role)} VIP is faster, this run could not tell"
     text = start + ", ".join(parts)
     if groups[words.EQUIVALENT] and word != words.EQUIVALENT:
-        text += f"; {equal}: " + ", ".join(_noun(m) for m in groups[words.EQUIVALENT])
+        text += f"; {equal}: " + _listed(
+            [nouns[m.identifier] for m in groups[words.EQUIVALENT]]
+        )
     if groups[words.UNCLEAR] and word != words.UNCLEAR:
-        text += "; could not tell: " + ", ".join(_noun(m) for m in groups[words.UNCLEAR])
+        text += "; could not tell: " + _listed(
+            [nouns[m.identifier] for m in groups[words.UNCLEAR]]
+        )
     text += "."
     failed = [gate for gate in gates if gate.passed is False]
     if failed:

@@ -8,6 +8,7 @@
     RUN/report.html     made from it
     RUN/raw/STAGE.hlog  every trial's durations, HdrHistogram log format 1.3, one line each
     RUN/raw/STAGE-NNNN.npz   request by request, where an engine kept that
+    RUN/raw/STAGE-NNNN.json  intervals of a trial, and reports of other tools, word by word
     RUN/logs/           of the locust processes
 
 A run that is killed at any moment leaves a document that says "incomplete" and holds every
@@ -102,11 +103,19 @@ class Folder:
         try:
             if sample.histograms:
                 where["hlog"] = self._log(stage, sample)
-            if sample.raw:
-                name = f"raw/{stage}-{sample.trial.number:04d}.npz"
-                with open(self.path / name, "wb") as file:
-                    np.savez_compressed(file, **sample.raw)
-                where["npz"] = name
+            name = f"raw/{stage}-{sample.trial.number:04d}"
+            arrays = {k: v for k, v in sample.raw.items() if isinstance(v, np.ndarray)}
+            if arrays:
+                with open(self.path / f"{name}.npz", "wb") as file:
+                    np.savez_compressed(file, **arrays)
+                where["npz"] = f"{name}.npz"
+            others = {k: v for k, v in sample.raw.items() if k not in arrays}
+            if sample.series:
+                others["intervals"] = sample.series
+            if others:
+                text = json.dumps(plain(others), indent=1) + "\n"
+                (self.path / f"{name}.json").write_text(text, encoding="utf-8")
+                where["json"] = f"{name}.json"
         except OSError as error:
             raise _disk(self.path / "raw", error) from error
         return where

@@ -40,6 +40,12 @@ class Comparison:
     def complete(self) -> bool:
         return self.document is not None and self.document["status"] == "complete"
 
+    def reasons(self) -> str:
+        """What the child says of its status, without its table; all it said if that is nothing."""
+        told = ("sriov-lb-perf:", "--", "It did not end")
+        lines = [line for line in self.output.splitlines() if line.startswith(told)]
+        return " ".join(lines) or self.output[-2000:].strip() or "(it said nothing)"
+
     def files(self) -> list[Path]:
         """The result and its page, where they are."""
         if self.folder is None:

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from tempest import config
 from tempest.lib import decorators
-from testtools.content import Content, text_content
-from testtools.content_type import ContentType
+from testtools.content import json_content, text_content
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.cloud import scenario
@@ -62,9 +60,9 @@ class TestComparison(base.SriovLbTest):
         )
         self.attach(done)
         if done.status == child.CROSSED:
-            self.fail(f"A threshold was crossed.\n{done.output}")
+            self.fail(f"A threshold was crossed: {done.reasons()}")
         if done.status or not done.complete:
-            inconclusive(f"The comparison says (status {done.status}):\n{done.output}")
+            inconclusive(f"The comparison ended with status {done.status}: {done.reasons()}")
 
     # --- what is compared ---------------------------------------------------------------
 
@@ -159,8 +157,7 @@ class TestComparison(base.SriovLbTest):
         self.evidence(*done.files())
         if done.document is None:
             return
-        data = json.dumps(done.document).encode()
-        self.addDetail("result.json", Content(ContentType("application", "json"), lambda: [data]))
+        self.addDetail("result.json", json_content(done.document))
         self.seen.update(
             sentence=done.document["verdict"]["sentence"],
             sound=done.document["verdict"]["sound"],

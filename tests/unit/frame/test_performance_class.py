@@ -42,12 +42,14 @@ RESULT = (
 
 
 def test_a_result_comes_back_with_what_was_said(tmp_path, monkeypatch):
-    script(tmp_path, monkeypatch, RESULT + "print('faster'); sys.exit(1)")
+    said = "print('faster'); print('--min-rate-ratio 2: crossed'); sys.exit(1)"
+    script(tmp_path, monkeypatch, RESULT + said)
     done = child.run(
         TARGETS, tmp_path / "runs", profile_name="smoke", time_limit=9,
         thresholds=["--min-rate-ratio", "2"],
     )  # fmt: skip
     assert done.status == child.CROSSED and done.complete and "faster" in done.output
+    assert done.reasons() == "--min-rate-ratio 2: crossed"
     assert [path.name for path in done.files()] == ["result.json"]
     assert yaml.safe_load((tmp_path / "runs" / "targets.yaml").read_text()) == TARGETS
 
