@@ -177,6 +177,13 @@ class Own:
             if listener.id != self.web.id:
                 self.lbs.delete_listener(self.bare, listener)
 
+    def mended(self) -> None:
+        """It is as it was after all; its members may be others."""
+        self.damaged = ""
+        if "members" in self._made:
+            api = self.scene.site.clouds.member.load_balancer
+            self._made["members"] = list(api.members(self.pool.id))
+
     def damage(self, why: str) -> None:
         """What it is in now is not to be handed on."""
         self.damaged = why

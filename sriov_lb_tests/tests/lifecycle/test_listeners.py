@@ -227,3 +227,4 @@ class TestListenerLifecycle(LifecycleTest):
             lambda: self.lbs.delete_listener(self.own.bare, broken),
             ports=[OTHER],
         )
+        self.own.mended()
