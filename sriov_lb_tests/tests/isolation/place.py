@@ -91,18 +91,18 @@ class Place:
 
     @once
     def lb(self) -> Any:
-        """The load balancer, with its listener and its member."""
+        """The load balancer, with its listener and a member of each IP version."""
         lbs, member = self.site.lbs, self.member
         lb = lbs.wait(self.asked["lb"].id)
         pool = lbs.create_pool(lb, protocol="HTTP", what="isolation-pool")
-        version = min(self.site.member_net.subnets)
-        lbs.add_member(
-            lb,
-            pool,
-            address=member.addresses(MEMBER, version)[0],
-            port=MEMBER_PORT,
-            subnet_id=self.site.member_net.subnet(version).id,
-        )
+        for version, subnet in sorted(self.site.member_net.subnets.items()):
+            lbs.add_member(
+                lb,
+                pool,
+                address=member.addresses(MEMBER, version)[0],
+                port=MEMBER_PORT,
+                subnet_id=subnet.id,
+            )
         lbs.create_listener(lb, protocol="HTTP", port=PORT, default_pool_id=pool.id)
         return lb
 
