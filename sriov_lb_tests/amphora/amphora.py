@@ -76,6 +76,17 @@ class Amphora:
         ]
         return parse({"nftables": kept})
 
+    def rules_on_disk(self, path: str = RULES_FILE) -> str | None:
+        """What a reboot would load, as ``nft -j list ruleset`` has it; None without such a file.
+
+        It is loaded into a network namespace of its own, which ends with the command.
+
+        :raises CommandFailed: it does not load.
+        """
+        script = f'[ -e "{path}" ] || exit 0; nft -f "{path}" && nft -j list ruleset'
+        done = self.host.run(["unshare", "--net", "sh", "-c", script], root=True)
+        return done.stdout or None
+
     def interfaces(self) -> dict[str, Interface]:
         """Interfaces of haproxy's namespace by name."""
         listing = json.loads(self.within("ip", "-j", "address", "show").stdout)

@@ -156,7 +156,9 @@ class _Space:
 
     def within(self, term: z3.BitVecRef, intervals: Intervals) -> z3.BoolRef:
         """The value of ``term`` is in the set."""
-        if len(intervals) == 1 and intervals[0][0] == intervals[0][1] and term.num_args() == 0:
+        # A field as it is; a number (the state before connection tracking) has no name.
+        plain = term.decl().kind() == z3.Z3_OP_UNINTERPRETED
+        if len(intervals) == 1 and intervals[0][0] == intervals[0][1] and plain:
             return self.equal(term.decl().name(), intervals[0][0])
         key = term.get_id(), intervals
         if key not in self._members:
@@ -176,7 +178,7 @@ class _Space:
         """Packets that exist: known states and interfaces, and what conntrack says of ND.
 
         nf_conntrack_proto_icmpv6.c: types 130 to 136 and 143 are untracked, or invalid when
-        damaged.
+        damaged. Nothing else is untracked by itself; what rules exempt is known where they are.
         """
         state, kind = self.fields["state"], self.fields["icmp_type"]
         untracked = z3.And(
@@ -189,6 +191,7 @@ class _Space:
             z3.ULT(self.interface, len(self.interfaces)),
             _any([state == number for number in STATES.values()]),
             z3.Implies(untracked, _any([state == number for number in quiet])),
+            z3.Implies(state == STATES["untracked"], untracked),
             # A packet off the wire carries no mark.
             self.fields["mark"] == 0,
         )
@@ -594,23 +597,73 @@ class _Solver:
         return found
 
 
+def _accepts(space: _Space, ruleset: Ruleset, hooks: Sequence[str]) -> z3.BoolRef:
+    """The condition under which a packet of either IP version passes its hooks."""
+    formula = _RulesetFormula(space, ruleset, hooks)
+    four, six = formula.accepts(4), formula.accepts(6)
+    return z3.And(z3.Implies(space.v6, six), z3.Implies(z3.Not(space.v6), four))
+
+
+def _packet(space: _Space, model: z3.ModelRef) -> Packet:
+    """The packet of a model."""
+
+    def number(term) -> int:
+        return model.eval(term, model_completion=True).as_long()
+
+    fields = space.fields
+    version = 6 if z3.is_true(model.eval(space.v6, model_completion=True)) else 4
+    special = {
+        "source4", "source6", "destination4", "destination6", "protocol", "sport", "dport",
+        "tcp_flags", "icmp_type", "icmp_code", "hop_limit", "state",
+    }  # fmt: skip
+    values = {name: number(fields[name]) for name in WIDTHS}
+    return Packet(
+        interface=space.interfaces[number(space.interface)],
+        source=text_of(values[f"source{version}"], version),
+        destination=text_of(values[f"destination{version}"], version),
+        protocol=values["protocol"],
+        sport=values["sport"],
+        dport=values["dport"],
+        tcp_flags=values["tcp_flags"],
+        icmp_type=values["icmp_type"],
+        icmp_code=values["icmp_code"],
+        hop_limit=values["hop_limit"],
+        state=STATE_NAMES[values["state"]],
+        extra={k: v for k, v in values.items() if k not in special and v},
+    )
+
+
+def _chances(space: _Space, model: z3.ModelRef) -> dict[str, bool]:
+    """How limits and random numbers turn out in a model."""
+    return {
+        what: not z3.is_false(model.eval(unknown, model_completion=True))
+        for what, unknown in space.chances.items()
+    }
+
+
 class _Search:
     def __init__(
-        self, policy: Policy, ruleset: Ruleset, interfaces: Sequence[str], hooks: Sequence[str]
+        self,
+        policy: Policy,
+        ruleset: Ruleset,
+        interfaces: Sequence[str],
+        hooks: Sequence[str],
+        within: Sequence[PolicyMatch] | None = None,
     ) -> None:
         self.policy, self.ruleset, self.hooks = policy, ruleset, hooks
         self.space = _Space(tuple(interfaces))
-        formula = _RulesetFormula(self.space, ruleset, hooks)
-        four, six = formula.accepts(4), formula.accepts(6)
-        self.accepts = z3.And(
-            z3.Implies(self.space.v6, six), z3.Implies(z3.Not(self.space.v6), four)
-        )
+        self.accepts = _accepts(self.space, ruleset, hooks)
         self.wanted = _policy_formula(self.space, policy)
+        self.within = (
+            _TRUE
+            if within is None
+            else _any([_policy_match(self.space, match) for match in within])
+        )
 
     def find(self, bad: z3.BoolRef, limit: int) -> tuple[list[Witness], bool]:
         """Up to ``limit`` witnesses of ``bad``, each unlike the others; and whether there are
         more."""
-        solver = _Solver(self.space, bad)
+        solver = _Solver(self.space, bad, self.within)
         found: list[Witness] = []
         while (model := solver.model()) is not None:
             if len(found) == limit:
@@ -662,11 +715,7 @@ class _Search:
         return model
 
     def _witness(self, model: z3.ModelRef) -> Witness:
-        packet = self._packet(model)
-        chances = {
-            what: not z3.is_false(model.eval(unknown, model_completion=True))
-            for what, unknown in self.space.chances.items()
-        }
+        packet, chances = _packet(self.space, model), _chances(self.space, model)
         outcome = evaluate(self.ruleset, packet, hooks=self.hooks, chances=chances)
         clause = self.policy.decide(packet)
         disagree = (outcome.accepted and clause.promise is Promise.FORBIDDEN) or (
@@ -693,32 +742,6 @@ class _Search:
         does = "lets it in" if outcome.accepted else "does not let it in"
         return f"{packet} {clause.promise.value} ({why}), but the ruleset {does}: {how}{chances}."
 
-    def _packet(self, model: z3.ModelRef) -> Packet:
-        def number(term) -> int:
-            return model.eval(term, model_completion=True).as_long()
-
-        fields = self.space.fields
-        version = 6 if z3.is_true(model.eval(self.space.v6, model_completion=True)) else 4
-        special = {
-            "source4", "source6", "destination4", "destination6", "protocol", "sport", "dport",
-            "tcp_flags", "icmp_type", "icmp_code", "hop_limit", "state",
-        }  # fmt: skip
-        values = {name: number(fields[name]) for name in WIDTHS}
-        return Packet(
-            interface=self.space.interfaces[number(self.space.interface)],
-            source=text_of(values[f"source{version}"], version),
-            destination=text_of(values[f"destination{version}"], version),
-            protocol=values["protocol"],
-            sport=values["sport"],
-            dport=values["dport"],
-            tcp_flags=values["tcp_flags"],
-            icmp_type=values["icmp_type"],
-            icmp_code=values["icmp_code"],
-            hop_limit=values["hop_limit"],
-            state=STATE_NAMES[values["state"]],
-            extra={k: v for k, v in values.items() if k not in special and v},
-        )
-
     def _alike(self, witness: Witness) -> z3.BoolRef:
         """Packets that would tell a reader nothing new: same family, protocol, port (or ICMP
         type) and interface; for what is closed, also the same clause."""
@@ -744,17 +767,60 @@ def disagreements(
     interfaces: Sequence[str] = ("lo", "eth1", "eth2"),
     limit: int = 10,
     hooks: Sequence[str] = INPUT,
+    within: Sequence[PolicyMatch] | None = None,
 ) -> Disagreements:
     """Compare promise and rules over all packets.
 
     :param interfaces: the interfaces packets may come in on; the policy's VIP interface is added
         if missing.
     :param limit: witnesses of each kind.
+    :param within: only packets that one of these matches, such as those that a host on the VIP
+        network is able to send.
     :raises UnknownExpression: the ruleset cannot be decided.
     """
     started = time.monotonic()
     names = list(dict.fromkeys([policy.vip_interface, *interfaces]))
-    search = _Search(policy, ruleset, names, hooks)
+    search = _Search(policy, ruleset, names, hooks, within)
     opened, more = search.find(z3.And(search.wanted.forbidden, search.accepts), limit)
     closed, others = search.find(z3.And(search.wanted.required, z3.Not(search.accepts)), limit)
     return Disagreements(tuple(opened), tuple(closed), more or others, time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A packet that one of two rulesets lets in and the other does not."""
+
+    packet: Packet
+    first: Outcome
+    second: Outcome
+
+    def __str__(self) -> str:
+        verdicts = f"the first says {self.first.verdict}, the other {self.second.verdict}"
+        return f"{self.packet}: {verdicts}"
+
+
+def difference(
+    first: Ruleset,
+    second: Ruleset,
+    *,
+    interfaces: Sequence[str] = ("lo", "eth1", "eth2"),
+    hooks: Sequence[str] = INPUT,
+) -> Difference | None:
+    """A packet on which two rulesets differ; None when there is none, which is proved.
+
+    What limits and random numbers decide is the same in both if it reads the same.
+
+    :raises UnknownExpression: one of them cannot be decided.
+    """
+    space = _Space(tuple(interfaces))
+    one, other = _accepts(space, first, hooks), _accepts(space, second, hooks)
+    model = _Solver(space, z3.Xor(one, other)).model()
+    if model is None:
+        return None
+    packet = _packet(space, model)
+    chances = _chances(space, model)
+    return Difference(
+        packet,
+        evaluate(first, packet, hooks=hooks, chances=chances),
+        evaluate(second, packet, hooks=hooks, chances=chances),
+    )

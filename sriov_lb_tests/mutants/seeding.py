@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults into a live amphora, and out of it again.
+
+What is there is written to disk first, so that it can be put back whatever happens to the process:
+``sriov-lb mutants --restore DIR``. One transaction puts a fault in, one takes it out; after that
+the ruleset reads the same, word for word, as before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.amphora import Amphora
+from sriov_lb_tests.amphora.amphora import RULES_FILE
+from sriov_lb_tests.amphora.counting import PREFIX
+from sriov_lb_tests.mutants.fault import FORWARDING_SETTING, Change
+from sriov_lb_tests.mutants.listing import Listing, transaction
+
+#: Kernel settings that a fault may change: every one is put back.
+SETTINGS = r"^net\.ipv[46]\.conf\.[^.]+\.forwarding$"
+
+
+def ours(table: str) -> bool:
+    """Whether a table is one of this project's own: never saved, never touched."""
+    return table.startswith(PREFIX)
+
+
+@dataclass
+class Saved:
+    """What an amphora was like, on disk.
+
+    :param amphora: its id.
+    :param tables: text of each table, counters included, by "family name".
+    :param plain: the same without counters: what has to be read again in the end.
+    :param settings: kernel settings.
+    :param rules_file: its text, None where there is none.
+    :param seeded: "" when nothing is seeded, else the fault's id.
+    :param applied: the ruleset's text with the fault in it; "" while that is being done.
+    :param way: how to get there, for whoever restores.
+    """
+
+    amphora: str
+    tables: dict[str, str]
+    plain: str
+    settings: dict[str, str]
+    rules_file: str | None
+    seeded: str = ""
+    applied: str = ""
+    way: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Saved:
+        """:raises JournalCorrupt: the file is damaged."""
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise errors.JournalCorrupt(
+                f"{path} does not say what the amphora was like: {error}",
+                remedy="Let Octavia write the rules again: change one of the listeners.",
+            ) from error
+
+    def write(self, path: Path) -> None:
+        """Complete on disk before it returns."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(".new")
+        with fresh.open("w") as out:
+            json.dump(asdict(self), out, indent=1)
+            out.flush()
+            os.fsync(out.fileno())
+        fresh.replace(path)
+
+
+class Seeder:
+    """Puts faults into one amphora and takes them out.
+
+    :param folder: where what was there is kept until it is back.
+    :param rules_file: the file that a reboot would load; None where there is none.
+    :param way: what whoever restores needs to get there.
+    :raises NotRestored: an earlier run left a fault in it.
+    """
+
+    def __init__(
+        self,
+        amphora: Amphora,
+        name: str,
+        folder: Path,
+        *,
+        rules_file: str | None = RULES_FILE,
+        way: Mapping[str, str] | None = None,
+    ) -> None:
+        self.amphora, self.name, self.path = amphora, name, folder / f"restore-{name}.json"
+        self._file = rules_file
+        if self.path.exists():
+            raise errors.NotRestored(
+                f"{self.path} is still there: a fault may still be in amphora {name}.",
+                remedy=f"Put the rules back first: sriov-lb mutants --restore {folder}",
+            )
+        self.saved = self._look(dict(way or {}))
+
+    @classmethod
+    def resume(cls, amphora: Amphora, path: Path, *, rules_file: str | None = RULES_FILE) -> Seeder:
+        """From what a run that died left on disk."""
+        made = cls.__new__(cls)
+        made.amphora, made.path, made._file = amphora, path, rules_file
+        made.saved = Saved.read(path)
+        made.name = made.saved.amphora
+        return made
+
+    # what is there
+
+    def _look(self, way: dict[str, str]) -> Saved:
+        texts = {}
+        for family, table in self._tables():
+            texts[f"{family} {table}"] = self.amphora.nft("list", "table", family, table)
+        return Saved(
+            self.name, texts, self._plain(), self._settings(), self._read_file(), way=way
+        )
+
+    def _tables(self) -> list[tuple[str, str]]:
+        listing = json.loads(self.amphora.nft("-j", "list", "tables"))["nftables"]
+        found = [entry["table"] for entry in listing if "table" in entry]
+        return [(t["family"], t["name"]) for t in found if not ours(t["name"])]
+
+    def _plain(self) -> str:
+        """Every table's text without counters."""
+        return "".join(
+            self.amphora.nft("-s", "list", "table", family, table)
+            for family, table in self._tables()
+        )
+
+    def _settings(self) -> dict[str, str]:
+        text = self.amphora.within("sysctl", "-a", "-r", SETTINGS).stdout
+        pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+        return {name.strip(): value.strip() for name, _, value in pairs}
+
+    def _read_file(self) -> str | None:
+        if self._file is None:
+            return None
+        done = self.amphora.host.run(["cat", self._file], root=True, check=False)
+        return done.stdout if done.status == 0 else None
+
+    def listing(self) -> Listing:
+        """The ruleset as it is now."""
+        return Listing.read(self.amphora.ruleset_json(), ignore=ours)
+
+    def settings(self) -> dict[str, str]:
+        """Those that faults are about, as saved."""
+        return {
+            name: value
+            for name, value in self.saved.settings.items()
+            if name in FORWARDING_SETTING.values()
+        }
+
+    # in and out
+
+    def seed(self, fault: str, before: Listing, change: Change) -> None:
+        """Put a fault in.
+
+        :param before: what is there, as :meth:`listing` read it.
+        :raises CommandFailed: nft refuses it; nothing is changed then.
+        """
+        self.saved.seeded, self.saved.applied = fault, ""
+        self.saved.write(self.path)
+        if change.listing is not None:
+            commands = transaction(before, change.listing)
+            if commands["nftables"]:
+                self.amphora.nft("-j", "-f", "-", input=json.dumps(commands))
+        for name, value in change.sysctls.items():
+            self.amphora.within("sysctl", "-q", "-w", f"{name}={value}")
+        if change.rules_file is not None and self._file is not None:
+            self._write_file(change.rules_file)
+        self.saved.applied = self._plain()
+        self.saved.write(self.path)
+
+    def restore(self, *, force: bool = False) -> None:
+        """Put everything back as it was, and prove it.
+
+        :param force: also when somebody else changed the rules meanwhile.
+        :raises NotRestored: they are not what was seeded; or do not read as before afterwards.
+        """
+        now = self._plain()
+        known = (self.saved.plain, self.saved.applied)
+        if self.saved.applied and now not in known and not force:
+            raise errors.NotRestored(
+                f"The rules of amphora {self.name} are neither those with the fault "
+                f"{self.saved.seeded} nor those before it: somebody changed them meanwhile.",
+                remedy="If that was Octavia, nothing needs to be put back: delete "
+                f"{self.path}. Otherwise repeat with --force.",
+            )
+        if now != self.saved.plain:
+            gone = [f"delete table {family} {table}\n" for family, table in self._tables()]
+            self.amphora.nft("-f", "-", input="".join([*gone, *self.saved.tables.values()]))
+        # "all" changes the others, so it comes first.
+        for name in sorted(self.saved.settings, key=lambda n: ".all." not in n):
+            if self._settings() == self.saved.settings:
+                break
+            self.amphora.within("sysctl", "-q", "-w", f"{name}={self.saved.settings[name]}")
+        if self.saved.rules_file is not None and self._read_file() != self.saved.rules_file:
+            self._write_file(self.saved.rules_file)
+        self._prove()
+        self.path.unlink(missing_ok=True)
+        self.saved.seeded = self.saved.applied = ""
+
+    def _prove(self) -> None:
+        wrong = [
+            what
+            for what, now, before in (
+                ("rules", self._plain(), self.saved.plain),
+                ("kernel settings", self._settings(), self.saved.settings),
+                ("rules file", self._read_file(), self.saved.rules_file),
+            )
+            if now != before
+        ]
+        if wrong:
+            raise errors.NotRestored(
+                f"The {' and the '.join(wrong)} of amphora {self.name} are not what they were "
+                f"before fault {self.saved.seeded}; {self.path} says what that was."
+            )
+
+    @contextmanager
+    def seeded(self, fault: str, before: Listing, change: Change) -> Iterator[None]:
+        """The fault is in while the block runs."""
+        try:
+            self.seed(fault, before, change)
+            yield
+        finally:
+            self.restore()
+
+    def _write_file(self, text: str) -> None:
+        # Into the file itself: owner and mode stay.
+        self.amphora.host.run(
+            ["sh", "-c", f"cat >{self._file}"], input=text.encode(), root=True
+        )
+
+
+def left(folder: Path) -> list[Path]:
+    """What runs that died left to be put back."""
+    return sorted(folder.glob("restore-*.json"))

@@ -1,0 +1,411 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tests that have to catch the faults: the columns of the matrix, run on one load balancer."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.agreement import Question, Reach, Seat, questions, send
+from sriov_lb_tests.agreement.sending import Answered
+from sriov_lb_tests.amphora.amphora import RULES_FILE
+from sriov_lb_tests.mutants.fault import Test
+from sriov_lb_tests.mutants.listing import Listing
+from sriov_lb_tests.mutants.seeding import ours
+from sriov_lb_tests.packets.catalogue import Case, Context, cases
+from sriov_lb_tests.packets.probe import tcp_syn
+from sriov_lb_tests.policy import packet as headers
+from sriov_lb_tests.policy.intervals import address, canonical, contains, network
+from sriov_lb_tests.policy.model import IMPOSSIBLE_SOURCES, Listener, Match, Policy, Promise
+from sriov_lb_tests.policy.proof import Witness, disagreements
+from sriov_lb_tests.policy.ruleset import Ruleset, parse
+from sriov_lb_tests.wire.survey import survey
+from sriov_lb_tests.wire.vantage import Vantage
+
+#: Classes of the catalogue that are sent for each fault; all of it would take a minute each.
+CLASSES = (
+    "tcp-syn-open", "tcp-syn-ecn", "tcp-syn-denied", "tcp-syn-closed", "tcp-syn-next-port",
+    "tcp-syn-previous-port", "tcp-syn-swapped-port", "tcp-syn-from-port", "tcp-syn-9443",
+    "tcp-stray-denied-sa", "tcp-stray-closed-sa", "tcp-stray-closed-null", "tcp-stray-closed-fpu",
+    "tcp-stray-closed-f", "tcp-stray-denied-a", "tcp-stray-answer", "udp-tcp-port",
+    "udp-closed-53", "udp-answer-from-53", "udp-dhcp-mixed", "udp-dhcp-wrong-source",
+    "udp-dhcp-wrong-destination", "sctp-tcp-port", "icmp-type-5", "icmp-type-8", "icmp-type-13",
+    "icmp-type-128", "icmp-type-137", "icmp-type-129", "vrrp-stranger-vip", "protocols-002",
+    "protocols-004", "protocols-041", "protocols-047", "protocols-050", "protocols-089",
+)  # fmt: skip
+FLOWS = ("tcp-flow-keepalive", "tcp-flow-acknowledgement", "icmp-flow-")
+NEIGHBOURS = ("icmp-solicitation-v6", "icmp-solicitation-denied", "icmp-solicitation-duplicate",
+              "icmp-advertisement")  # fmt: skip
+
+#: Witnesses of the proof that are sent, of each kind.
+SENT = 3
+
+
+@dataclass
+class Outcome:
+    """What one test said.
+
+    :param alarms: sentences, one for each thing that is wrong.
+    :param unclear: what could not be told.
+    """
+
+    alarms: list[str] = field(default_factory=list)
+    unclear: list[str] = field(default_factory=list)
+
+
+Outcomes = dict[Test, Outcome]
+
+
+@dataclass
+class Subjects:
+    """What is tested, and from where.
+
+    :param policies: by amphora id.
+    :param seats: every amphora of the load balancer; all of them can be entered.
+    :param holder: the one that answers for the VIP.
+    :param vantage: None when no packet is to be sent.
+    :param rules_file: what a reboot would load; None where there is no such file.
+    """
+
+    policies: dict[str, Policy]
+    seats: Sequence[Seat]
+    holder: Seat
+    vantage: Vantage | None
+    reach: Reach
+    rules_file: str | None = RULES_FILE
+
+    @property
+    def policy(self) -> Policy:
+        """Of the amphora that holds the VIP."""
+        return self.policies[self.holder.id]
+
+
+def sendable_space(policy: Policy, reach: Reach) -> list[Match]:
+    """Packets that a host on the VIP network can send and whose fate can be told.
+
+    A disagreement in this space has to show on the wire; one outside of it cannot.
+    """
+    found = []
+    for version in sorted({address(text)[0] for text in policy.vips}):
+        vips = canonical(network(t)[1] for t in policy.vips if address(t)[0] == version)
+        taken = [network(t)[1] for t in reach.taken if address(t)[0] == version]
+        here = [network(t)[1] for t in (*reach.links, *reach.own) if network(t)[0] == version]
+        common = {
+            "interfaces": frozenset({policy.vip_interface}),
+            "version": version,
+            "destinations": vips,
+            "sources": None if reach.anywhere else canonical(here),
+            "not_sources": canonical([*IMPOSSIBLE_SOURCES[version], *taken, *vips]),
+        }
+        new = {"states": frozenset({"new"})}
+        begin = (headers.FIN | headers.SYN | headers.RST | headers.ACK, headers.SYN)
+        ping = (8, 8) if version == 4 else (128, 128)
+        icmp = headers.ICMP if version == 4 else headers.ICMPV6
+        one = [frozenset({number}) for number in (headers.TCP, headers.UDP, icmp)]
+        ports = {"sport": ((1, 65535),), "dport": ((1, 65535),)}
+        found += [
+            Match(**common, **new, **ports, protocols=one[0], flags=begin),
+            Match(**common, **new, **ports, protocols=one[1]),
+            Match(**common, **new, protocols=one[2], icmp_types=(ping,)),
+            Match(**common, **new, protocols=frozenset({headers.VRRP, 47, 50})),
+        ]
+    return found
+
+
+def context_of(policy: Policy, reach: Reach, holder: Seat, version: int) -> Context | None:
+    """What the catalogue is aimed at; None when no listener of that IP version fits."""
+    vip = next((t for t in policy.vips if address(t)[0] == version), None)
+    listeners = [
+        one for one in policy.listeners
+        if one.served and one.protocol == headers.TCP and one.sources(version)
+    ]  # fmt: skip
+    if vip is None or not listeners:
+        return None
+    whole = ((0, (1 << (32 if version == 4 else 128)) - 1),)
+    guarded = next((one for one in listeners if one.sources(version) != whole), None)
+    free = next((one for one in listeners if one.sources(version) == whole), None)
+    aimed = guarded or free
+    allowed = next(reach.sources(version, aimed.sources(version), inside=True), None)
+    denied = next(reach.sources(version, aimed.sources(version), inside=False), None)
+    if allowed is None:
+        return None
+    taken = {one.port for one in policy.listeners}
+    closed = next(n for n in range(aimed.port + 1, aimed.port + 100) if n not in taken)
+    own = next((t for t in (holder.own,) if t and address(t)[0] == version), None)
+    return Context(
+        version,
+        vip=vip,
+        allowed=allowed,
+        denied=denied or allowed,
+        tcp_port=aimed.port,
+        closed_port=closed,
+        open_port=free.port if free else None,
+        own=own,
+    )
+
+
+def chosen(context: Context, names: Iterable[str], *, denied: bool) -> list[Case]:
+    """Cases whose id begins with one of the names.
+
+    :param denied: whether the context has a source that is not allowed.
+    """
+    found = []
+    for case in cases(context):
+        base = case.id.removesuffix(f"-v{case.version}")
+        if not any(case.id == n or base == n or n[-1] == "-" and base.startswith(n)
+                   for n in names):  # fmt: skip
+            continue
+        if denied or "denied" not in base:
+            found.append(case)
+    return found
+
+
+class Tests:
+    """Runs the columns. A connection that has to survive is opened before a fault is seeded."""
+
+    def __init__(self, subjects: Subjects) -> None:
+        self.on = subjects
+        self._contexts: dict[int, Context] = {}
+        if subjects.vantage is not None:
+            for version in (4, 6):
+                made = context_of(subjects.policy, subjects.reach, subjects.holder, version)
+                if made is not None:
+                    self._contexts[version] = made
+
+    def applicable(self) -> set[Test]:
+        """The columns that can say anything here."""
+        found = {Test.PROOF} | ({Test.DISK} if self.on.rules_file else set())
+        if self.on.vantage is not None:
+            found |= {Test.ALLOWED, Test.DENIED, Test.PORTS, Test.STRANGERS, Test.WITNESSES}
+            if self._contexts:
+                found |= {Test.FLOWS, Test.CATALOGUE, Test.FORWARDING}
+            if 6 in self._contexts:
+                found.add(Test.NEIGHBOURS)
+        return found
+
+    # static
+
+    def rulesets(self) -> dict[str, Ruleset]:
+        return {
+            seat.id: parse(Listing.read(seat.inside.ruleset_json(), ignore=ours).document())
+            for seat in self.on.seats
+        }
+
+    def proof(self, rulesets: dict[str, Ruleset]) -> Outcome:
+        """Policy against ruleset, for each amphora."""
+        out = Outcome()
+        for seat in self.on.seats:
+            names = tuple(seat.inside.interfaces())
+            found = disagreements(self.on.policies[seat.id], rulesets[seat.id], interfaces=names)
+            out.alarms += [f"{seat}: {one}" for one in (*found.too_open, *found.too_closed)]
+        return out
+
+    def disk(self) -> Outcome:
+        """Policy against what a reboot would load."""
+        out = Outcome()
+        for seat in self.on.seats:
+            policy = self.on.policies[seat.id]
+            try:
+                text = seat.inside.rules_on_disk(self.on.rules_file)
+            except errors.CommandFailed as error:
+                out.alarms.append(f"{seat}: the rules file does not load: {error.stderr.strip()}")
+                continue
+            if text is None:
+                if policy.listeners:
+                    out.alarms.append(f"{seat}: there is no rules file, a reboot loads nothing")
+                continue
+            found = disagreements(policy, parse(text), limit=2)
+            out.alarms += [
+                f"{seat}, after a reboot: {one}" for one in (*found.too_open, *found.too_closed)
+            ]
+        return out
+
+    # on the wire
+
+    @contextmanager
+    def flows(self) -> Iterator[dict[int, Context]]:
+        """Contexts with a live connection each."""
+        made: dict[int, Context] = {}
+        vantage = self.on.vantage
+        try:
+            for version, context in self._contexts.items():
+                flow = vantage.open_flow(context.vip, context.tcp_port, source=context.allowed)
+                values = {**context.__dict__, "flow": flow}
+                made[version] = Context(**values)
+            yield made
+        finally:
+            for context in made.values():
+                vantage.close_flow(context.vip, context.flow)
+
+    def agreement(self, stale_ports: Sequence[int] = ()) -> Outcomes:
+        """The questions that follow from the policy."""
+        on = self.on
+        asked = questions(on.policy, on.reach, ports=stale_ports, thorough=True)
+        found: Outcomes = {
+            test: Outcome()
+            for test in (Test.ALLOWED, Test.DENIED, Test.PORTS, Test.STRANGERS)
+        }
+        for one in send(asked, on.vantage, on.reach.own, [on.holder]):
+            out = found[column(one.question, on.policy.listeners)]
+            _add(out, on.policy, one)
+        return found
+
+    def witnesses(self, rulesets: dict[str, Ruleset]) -> Outcome:
+        """Witnesses of the proof that this vantage can send."""
+        on, out = self.on, Outcome()
+        proof = disagreements(
+            on.policy,
+            rulesets[on.holder.id],
+            interfaces=(on.policy.vip_interface,),
+            limit=SENT,
+            within=sendable_space(on.policy, on.reach),
+        )
+        asked = [_question(one) for one in (*proof.too_open[:SENT], *proof.too_closed[:SENT])]
+        if asked:
+            for one in send(asked, on.vantage, on.reach.own, [on.holder]):
+                _add(out, on.policy, one)
+        return out
+
+    def catalogue(self, contexts: dict[int, Context]) -> Outcomes:
+        """Classes of the catalogue; those about flows and neighbours have columns of their own."""
+        found: Outcomes = {Test.FLOWS: Outcome(), Test.CATALOGUE: Outcome()}
+        if 6 in contexts:
+            found[Test.NEIGHBOURS] = Outcome()
+        names = {Test.FLOWS: FLOWS, Test.NEIGHBOURS: NEIGHBOURS, Test.CATALOGUE: CLASSES}
+        vantage, inside = self.on.vantage, self.on.holder.inside
+        for context in contexts.values():
+            wanted = {
+                case.id: (case, test)
+                for test in found
+                for case in chosen(
+                    context, names[test], denied=context.denied != context.allowed
+                )
+            }
+            control = tcp_syn(
+                context.vip, context.open_port or context.tcp_port, source=context.allowed
+            )
+            results = survey(
+                vantage,
+                context,
+                control=control,
+                chosen=[case for case, _ in wanted.values()],
+                counting=inside.counting(vantage.interface.mac),
+            )
+            for finding in results:
+                out = found[wanted[finding.case.id][1]]
+                if finding.right is False:
+                    out.alarms.append(str(finding))
+                elif finding.right is None:
+                    out.unclear.append(str(finding))
+        return found
+
+    def forwarding(self) -> Outcome:
+        """A packet for somebody else, given to the amphora's MAC: does it come out again?"""
+        out, vantage = Outcome(), self.on.vantage
+        inside = self.on.holder.inside
+        mac = inside.interfaces()[self.on.policy.vip_interface].mac
+        for version in self._contexts:
+            pair = self._pair(version)
+            if pair is None:
+                continue
+            source, target = pair
+            tag = vantage.identities.next().tag
+            ether = Ether(src=vantage.interface.mac, dst=mac)
+            header = IP(src=source, dst=target) if version == 4 else IPv6(src=source, dst=target)
+            frame = bytes(ether / header / UDP(sport=33333, dport=33334) / Raw(tag))
+            vantage.play(target)
+            try:
+                with vantage.capture({"addresses": [target]}, title="forwarding") as captured:
+                    vantage.send([frame] * 3, 200, title="for somebody else")
+                    # The control: the amphora is alive, and what was sent before has had its time.
+                    vantage.resolve(self._contexts[version].vip)
+            finally:
+                vantage.stop_playing(target)
+            back = [one for one in captured.frames if not one.outgoing and tag in one.data]
+            if back:
+                out.alarms.append(
+                    f"IPv{version}: a packet from {source} to {target}, given to the amphora's MAC "
+                    f"{mac}, was passed on {len(back)} times: it routes."
+                )
+        return out
+
+    def _pair(self, version: int) -> tuple[str, str] | None:
+        """Two addresses of ours on the link."""
+        whole = ((0, (1 << (32 if version == 4 else 128)) - 1),)
+        found = self.on.reach.sources(version, whole, inside=True)
+        own = next(found, None)
+        other = next(found, None)
+        if own is None:
+            return None
+        if other is None:
+            for link in self.on.reach.links:
+                net = ipaddress.ip_network(link)
+                if net.version == version and net.num_addresses > 16:
+                    other = str(net[-7])
+        return None if other is None else (own, other)
+
+    def everything(
+        self, contexts: dict[int, Context], *, stale_ports: Sequence[int] = (), disk: bool = True
+    ) -> Outcomes:
+        """Every column that applies."""
+        rulesets = self.rulesets()
+        found: Outcomes = {Test.PROOF: self.proof(rulesets)}
+        if disk and self.on.rules_file:
+            found[Test.DISK] = self.disk()
+        if self.on.vantage is not None:
+            found.update(self.agreement(stale_ports))
+            found[Test.WITNESSES] = self.witnesses(rulesets)
+            if contexts:
+                found.update(self.catalogue(contexts))
+                found[Test.FORWARDING] = self.forwarding()
+        return found
+
+    def sendable(self, ruleset: Ruleset) -> bool:
+        """Whether a packet that can be sent from here shows that a ruleset is wrong."""
+        on = self.on
+        space = sendable_space(on.policy, on.reach)
+        return bool(
+            disagreements(
+                on.policy, ruleset, interfaces=(on.policy.vip_interface,), limit=1, within=space
+            )
+        )
+
+
+def column(question: Question, listeners: Sequence[Listener]) -> Test:
+    """Where a question belongs."""
+    packet = question.packet
+    if question.promise is Promise.REQUIRED:
+        return Test.ALLOWED
+    served = {(one.protocol, one.port): one for one in listeners}
+    found = served.get((packet.protocol, packet.dport))
+    if found is not None:
+        inside = contains(found.sources(packet.version), address(packet.source)[1])
+        return Test.STRANGERS if inside else Test.DENIED
+    if packet.protocol == headers.TCP and "service" not in question.why:
+        return Test.PORTS
+    return Test.STRANGERS
+
+
+def _question(witness: Witness) -> Question:
+    packet = witness.packet
+    return Question(packet, "a witness of the proof", witness.clause.promise, None, False)
+
+
+def _add(out: Outcome, policy: Policy, one: Answered) -> None:
+    packet = one.question.packet
+    if one.right is False:
+        came = "came through" if one.passed else "did not come through"
+        if one.passed and one.question.promise is Promise.REQUIRED:
+            came = "came through and was not served"
+        promise = one.question.promise.value
+        out.alarms.append(f"{packet} {promise} ({policy.explain(packet)}), but it {came}.")
+    elif one.right is None:
+        out.unclear.append(str(one))
