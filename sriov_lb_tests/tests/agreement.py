@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from tempest import config
@@ -36,9 +37,10 @@ class Agrees:
         """Its amphorae, where the tests may log in to them."""
         if not CONF.sriov_lb.amphora_ssh or self.stage.clouds.admin is None:
             return []
-        admin = self.stage.clouds.by("admin").load_balancer
-        found = [admin.get_amphora(entry["id"]) for entry in subject.amphorae]
-        return [Seat.of(one, Amphora(self.stage.amphora_host(one))) for one in found]
+        return [
+            Seat.of(entry, Amphora(self.stage.amphora_host(SimpleNamespace(**entry))))
+            for entry in subject.amphorae
+        ]
 
     def reach(self, subject: Subject, vantage: Any) -> Reach:
         """From where probes may come: nobody else's address is ever pretended."""
