@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sriov_lb_tests import errors
-from sriov_lb_tests.cloud.loadbalancers import LoadBalancers, create_flavor
+from sriov_lb_tests.cloud.loadbalancers import LoadBalancers
 from sriov_lb_tests.cloud.site import MEMBER, once
 from sriov_lb_tests.packets.probe import Probe, tcp_syn
 from sriov_lb_tests.tests.scene import Scene
@@ -57,20 +56,14 @@ class Own:
 
     @once
     def flavor_id(self) -> str:
-        """A flavor of this topology; where only one is given, that one has to have it."""
+        """A flavor of this topology; where only one is given, that one has to have it.
+
+        :raises ResourceMissing: nobody prepared one.
+        """
         site = self.scene.site
         if site.settings.topology == self.topology:
             return site.sriov_flavor_id
-        if not hasattr(site, "flavor_data"):
-            raise errors.ConfigurationError(
-                f"The tests of {self.topology} load balancers need a flavor with that topology, "
-                f"and the one adopted is for {site.settings.topology}.",
-                remedy="Set [sriov_lb] loadbalancer_topology and the flavor, or mode = admin.",
-            )
-        data = site.flavor_data(site.compute_flavor.id, sriov=True)
-        data["loadbalancer_topology"] = self.topology
-        admin = site.clouds.by("admin")
-        return create_flavor(admin, site.ledger, data, what=self.what).id
+        return site.flavor_of("sriov", topology=self.topology)
 
     @once
     def asked(self) -> Any:

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from tempest import config
+
 from sriov_lb_tests.tests import base, scene
 from sriov_lb_tests.tests.changes import Changes
 from sriov_lb_tests.tests.own import Own
+
+CONF = config.CONF
 
 
 class LifecycleTest(Changes, base.SriovLbTest):
@@ -36,8 +40,18 @@ class LifecycleTest(Changes, base.SriovLbTest):
         #: Set when a failure leaves the load balancer as it found it.
         self.harmless = False
 
+    def possible(self) -> None:
+        """Skip when nobody prepared a flavor of this topology."""
+        group = CONF.sriov_lb
+        if group.mode != "admin" and group.loadbalancer_topology != self.TOPOLOGY:
+            raise self.skipException(
+                f"The flavor that was prepared is for {group.loadbalancer_topology}, and this is "
+                f"about {self.TOPOLOGY}."
+            )
+
     def ready(self) -> Any:
         """The load balancer with the listener ``web`` and no other; evidence of any failure."""
+        self.possible()
         self.own.tidy()
         lb = self.own.lb
         self.involved = {"lb": lb}

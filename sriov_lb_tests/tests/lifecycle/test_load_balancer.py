@@ -155,6 +155,7 @@ class TestWholeLoadBalancer(LifecycleTest):
         Verify: once it is ACTIVE policy, ruleset and wire agree and a request reaches a member;
         while it is deleted no forbidden packet passes; afterwards nobody answers for its VIPs.
         """
+        self.possible()
         own = self.own
         members = []
         for number in range(len(own.scene.members)):
