@@ -221,10 +221,12 @@ def _compare(options: dict):
     from . import compare as comparing
     from . import errors, profiles
     from .report import page
+    from .results import store
 
     page.plotly_script()  # found missing now rather than after minutes
     profile = profiles.load(options["profile"])
     output = Path(options["output"]) if options["output"] else comparing.default_output()
+    store.require_room(output)
     if options["from_cloud"]:
         from . import provision
 

@@ -10,6 +10,7 @@
         ├── TargetFailed           the VIP does not answer as it must
         ├── ClientFailed           a client cannot be reached or cannot generate load
         ├── WorkerFailed           a locust child died, never joined or went silent
+        ├── NoRoom                 the cloud has no host or no VF free for what is compared
         ├── EngineFailed           a measurement was started and could not be finished
         ├── BadResult              a stored result is damaged or of an unknown version
         ├── HistoryFailed          the history cannot be read or written
@@ -56,6 +57,16 @@ class WorkerFailed(PerfError):
     """A locust master or worker process died, never joined, or stopped reporting."""
 
     remedy = "Read the worker's log in the run's folder (logs/)."
+
+
+class NoRoom(PerfError):
+    """Nova finds no host for a load balancer or a client; nothing was measured."""
+
+    remedy = (
+        "The comparison needs a free VF for the SR-IOV VIP (two with ACTIVE_STANDBY) and one for "
+        "the client, and room for both amphorae, on hosts of the aggregate. What was built was "
+        "taken away again."
+    )
 
 
 class EngineFailed(PerfError):

@@ -31,6 +31,7 @@ from sriov_lb_tests.cloud.site import (
     AdoptedSite,
 )
 from sriov_lb_tests.cloud.twin import Twins
+from sriov_lb_tests.errors import CloudError, ResourceFault
 from sriov_lb_tests.wire import origin
 from sriov_lb_tests.wire.ssh import SshHost
 
@@ -159,7 +160,7 @@ def twins(
         kind = AdminSite if group.mode == "admin" else AdoptedSite
         site = kind(cloud_options.site_settings(group, keys), connections, ledger)
         site.require()
-        yield _build(site, group, bandwidth, stack, keys, say)
+        yield _built(site, group, bandwidth, stack, keys, say)
 
 
 def _undo(ledger: Ledger, connections: Clouds, group: Any, say: Callable[[str], None]) -> None:
@@ -173,19 +174,45 @@ def _undo(ledger: Ledger, connections: Clouds, group: Any, say: Callable[[str], 
         say(f"left behind: {item} (finish with: sriov-lb cleanup)")
 
 
+#: Nova's words when no host has what an instance asks for, a free VF among it.
+NO_HOST = ("No valid host", "NoValidHost", "Insufficient compute resources", "claim PCI device")
+
+
+def _built(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
+    """:func:`_build`, with Nova's refusal told as what it means here.
+
+    :raises NoRoom: there is no host, or no VF free on any.
+    """
+    try:
+        return _build(site, group, bandwidth, stack, keys, say)
+    except CloudError as error:
+        if any(words in str(error) for words in NO_HOST):
+            raise errors.NoRoom(
+                f"The cloud has no room for the comparison. {error.message}"
+            ) from error
+        if isinstance(error, ResourceFault) and not error.fault:
+            raise errors.NoRoom(
+                "Something could not be built and nobody says why; most often no host has a VF "
+                f"free. {error.message}"
+            ) from error
+        raise
+
+
 def _build(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
     say("asking for both load balancers, a client and a member")
     asked = Twins.ask(site, versions=(4,), what="perf")
     client = site.ask_client("direct")
     member = site.ask_member(1, "vip")
+    # The load balancers first: when one fails, Octavia removes the instance, and Nova's reason
+    # with it, within seconds.
+    both = asked.wait(site.lbs)
+    say("both load balancers are ACTIVE")
     for guest in (client, member):
         site.await_guest(guest)
-    say("client and member are up")
+    say("client and member are up; adding listeners and the member")
     user = group.member_user or group.guest_user
     origin.start(_host(stack, group, member, user, keys), member.name)
     _raise_interface(_host(stack, group, client, group.guest_user, keys), client)
-    both = asked.wait(site.lbs)
-    say("both load balancers are ACTIVE; adding listeners and the member")
     wanted = scenario.listener_set("load-and-iperf3" if bandwidth else "load", {}, (4,))
     both.deploy(site.lbs, wanted, [member], site.vip_net)
     through = _jump(group)

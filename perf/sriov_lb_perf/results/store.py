@@ -21,6 +21,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,9 +42,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     :raises PerfError: the disk is full, or may not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
@@ -51,8 +53,27 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        os.unlink(temporary)
+        if temporary is not None:
+            os.unlink(temporary)
         raise _disk(path, error) from error
+
+
+#: What a run and its page take at most, bytes: measured 6 MB (smoke) to 30 MB (standard).
+ROOM = 64 << 20
+
+
+def require_room(folder: Path) -> None:
+    """Before anything is made: a disk that is nearly full would end the run in its middle.
+
+    :raises EngineFailed: less than :data:`ROOM` is free where ``folder`` is or will be.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < ROOM:
+        raise errors.EngineFailed(
+            f"The disk of {folder} has {free >> 20} MiB free; a run may take {ROOM >> 20} MiB.",
+            remedy="Free disk space, or name another folder with --artifacts. Nothing was started.",
+        )
 
 
 def _disk(path: Path, error: OSError) -> errors.PerfError:

@@ -73,13 +73,13 @@ class TestComparison(base.SriovLbTest):
         asked = Twins.ask(self.site, versions=(version,), what="performance")
         client = self.site.ask_client("direct")
         member = self.site.ask_member(1, "vip")
+        twins = asked.wait(self.site.lbs)
+        self.involved = {"sriov": twins.sriov, "normal": twins.normal}
         for guest in (client, member):
             self.site.await_guest(guest)
         user = group.member_user or group.guest_user
         origin.start(self.stage.host(member, user), member.name)
         self.raise_interface(client)
-        twins = asked.wait(self.site.lbs)
-        self.involved = {"sriov": twins.sriov, "normal": twins.normal}
         name = "load-and-iperf3" if bandwidth else "load"
         wanted = scenario.listener_set(name, {}, (version,))
         twins.deploy(self.site.lbs, wanted, [member], self.site.vip_net)
