@@ -22,6 +22,7 @@ import array
 import ctypes
 import functools
 import ipaddress
+import itertools
 import json
 import os
 import platform
@@ -272,8 +273,9 @@ def _fold(total):
 class Patch:
     """A TCP or UDP frame, made anew for each number without summing it up anew (RFC 1624).
 
-    Number n has source port ``first + n % ports``, TCP sequence number ``key + n``, and as IPv4
-    identification or low bits of the IPv6 flow label ``1 + n % 65535``.
+    Number n has source port ``first + (key + n) % ports``, TCP sequence number ``key + n``, and as
+    IPv4 identification or low bits of the IPv6 flow label ``1 + n % 65535``. ``key`` is random, of
+    31 bits: two runs do not begin with the same flows, which conntrack may still remember.
 
     :raises Refused: neither TCP nor UDP, or not the first fragment: nothing to patch.
     """
@@ -310,14 +312,11 @@ class Patch:
         return _fold((~found & 0xFFFF) + self._minus(offset, size))
 
     def port(self, number):
-        return self.first + number % self.ports
-
-    def sequence(self, number):
-        return (self.key + number) & 0xFFFFFFFF
+        return self.first + (self.key + number) % self.ports
 
     def at(self, number, ahead=0):
         """The frame of that number; ``ahead`` is added to its sequence number."""
-        frame, port = self.frame, self.first + number % self.ports
+        frame, port = self.frame, self.port(number)
         total = self.rest + port
         WORD.pack_into(frame, self.upper, port)
         if self.protocol == 6:
@@ -343,10 +342,9 @@ class Patch:
             return None
         if sequence is not None:
             number = (sequence - self.key) & 0xFFFFFFFF
-            if number < sent and number % self.ports == turn:
-                return number
-            return None
+            return number if number < sent and self.port(number) == port else None
         # The latest one with that port.
+        turn = (turn - self.key) % self.ports
         number = turn + (sent - 1 - turn) // self.ports * self.ports
         return number if 0 <= number < sent else None
 
@@ -557,51 +555,44 @@ def read_frames(sock, limit=4096):
         yield ns or time.time_ns(), address[2], wire, frame
 
 
-class _Iovec(ctypes.Structure):
-    _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
-
-
-class _Msghdr(ctypes.Structure):
-    _fields_ = [
-        ("name", ctypes.c_void_p),
-        ("namelen", ctypes.c_uint),
-        ("iov", ctypes.POINTER(_Iovec)),
-        ("iovlen", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    ]
-
-
-class _Mmsghdr(ctypes.Structure):
-    _fields_ = [("header", _Msghdr), ("size", ctypes.c_uint)]
-
-
 class Batch:
-    """Frames prepared for ``sendmmsg``: built once, sent with one system call per chunk."""
+    """Frames prepared for ``sendmmsg``: laid out once, sent with one system call per chunk.
+
+    ``struct iovec`` is two machine words and ``struct mmsghdr`` eight, on 32 and on 64 bits: both
+    are laid out as arrays of words, by slices, since a field at a time is too slow in Python.
+    """
 
     CHUNK = 512
+    WORDS, WORD_SIZE = 8, array.array("L").itemsize
 
     def __init__(self, frames):
-        self.count = len(frames)
-        self._buffer = ctypes.create_string_buffer(b"".join(frames), sum(map(len, frames)) or 1)
-        self._vectors = (_Iovec * max(self.count, 1))()
-        self._messages = (_Mmsghdr * max(self.count, 1))()
-        start = ctypes.addressof(self._buffer)
-        for number, frame in enumerate(frames):
-            self._vectors[number].base = start
-            self._vectors[number].size = len(frame)
-            start += len(frame)
-            header = self._messages[number].header
-            header.iov = ctypes.pointer(self._vectors[number])
-            header.iovlen = 1
+        sizes = list(map(len, frames))
+        starts = [0] + list(itertools.accumulate(sizes))
+        self.lay(bytearray(b"".join(frames)), starts[:-1], sizes)
+
+    def lay(self, buffer, starts, sizes):
+        """The frames at these places of ``buffer``, in this order."""
+        self.count = count = len(sizes)
+        self._buffer = buffer or bytearray(1)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
+        self._vectors = array.array("L", bytes(2 * self.WORD_SIZE * max(count, 1)))
+        self._messages = array.array("L", bytes(self.WORDS * self.WORD_SIZE * max(count, 1)))
+        if count:
+            self._vectors[0::2] = array.array("L", [base + start for start in starts])
+            self._vectors[1::2] = array.array("L", sizes)
+            first = self._vectors.buffer_info()[0]
+            step = 2 * self.WORD_SIZE
+            self._messages[2 :: self.WORDS] = array.array(
+                "L", range(first, first + count * step, step)
+            )
+            self._messages[3 :: self.WORDS] = array.array("L", [1]) * count
         self._libc = ctypes.CDLL(None, use_errno=True)
 
     def send(self, sock, first, count):
         """Send ``count`` frames from ``first``; waits for room. Returns how many errors."""
         done = errors = 0
-        size = ctypes.sizeof(_Mmsghdr)
-        start = ctypes.addressof(self._messages)
+        size = self.WORDS * self.WORD_SIZE
+        start = self._messages.buffer_info()[0]
         while done < count:
             chunk = min(self.CHUNK, count - done)
             sent = self._libc.sendmmsg(
@@ -786,6 +777,7 @@ class Agent:
         self.addresses = []
         self.tasks = {}
         self.extra = {}
+        self.limiters = {}  # when a target last sent ICMP errors to a source
         self.quiet_table = None
         self.counter = 0
 

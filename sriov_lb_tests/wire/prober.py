@@ -490,7 +490,7 @@ class Prober:
                 and not self.vantage.interface.owns(probe.source),
             }
             if patch:
-                how.update(first=next(firsts), ports=share, key=secrets.randbits(32))
+                how.update(first=next(firsts), ports=share, key=secrets.randbits(31))
             self._hows.append(how)
             self._frames.append(frames)
 

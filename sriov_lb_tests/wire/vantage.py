@@ -30,6 +30,7 @@ from sriov_lb_tests.wire.exchange import Observation, Sent, Verdict, judge, prep
 from sriov_lb_tests.wire.host import Host, Interface
 from sriov_lb_tests.wire.pcap import Archive
 from sriov_lb_tests.wire.prober import Prober
+from sriov_lb_tests.wire.sweep import SweepReport, sweep
 
 __all__ = ["HttpAnswer", "Observation", "Vantage", "Verdict"]
 
@@ -436,6 +437,34 @@ class Vantage:
     def prober(self, streams: Mapping[str, Probe], **options) -> Prober:
         """Probe at 1 kHz while the ``with`` block runs; see :class:`.prober.Prober`."""
         return Prober(self, streams, **options)
+
+    def sweep(
+        self,
+        probe: Probe,
+        *,
+        control: Probe,
+        ports: tuple[int, int] = (0, 65535),
+        attempts: int = 1,
+        rate: float | None = None,
+        limit: float = 30.0,
+    ) -> SweepReport:
+        """What each port of the probe's destination is; see :mod:`.sweep`.
+
+        :param probe: a ``tcp_syn`` or ``udp`` probe; its port is of no matter.
+        :param control: a probe that has to be answered, to the same address: TCP or UDP.
+        :param ports: first and last.
+        :param attempts: how often every silent port is asked at least, without any loss.
+        :param rate: frames a second at most; None is as fast as they go.
+        :param limit: seconds after which what is silent stays undecided.
+        """
+        return sweep(
+            self, probe, control=control, ports=ports, attempts=attempts, rate=rate, limit=limit
+        )
+
+    def agent_part(self, part: str):
+        """The agent, with that part of it there."""
+        self.agent.extend(part)
+        return self.agent
 
     # plain sending and capturing
 
