@@ -63,7 +63,16 @@ class Profile:
 
 def overhead(stage: Stage) -> float:
     """Seconds a trial takes beside its own time."""
-    return IPERF_OVERHEAD if stage.engine == "iperf3" else TRIAL_OVERHEAD
+    if stage.engine == "iperf3":
+        return IPERF_OVERHEAD
+    if stage.engine == "connections-held":
+        # They are opened at a stated rate, and may take five seconds more.
+        wanted = stage.parameters.get("connections", 1000)
+        return TRIAL_OVERHEAD + wanted / stage.parameters.get("opening", 2000.0) + 5.0
+    if stage.engine == "rate-search":
+        # The trial that is under way when its time is up is finished.
+        return TRIAL_OVERHEAD + stage.parameters.get("trial", 1.0) + 1.0
+    return TRIAL_OVERHEAD
 
 
 def folder():

@@ -19,6 +19,14 @@ from .clients import Client
 from .model import CANDIDATE, REFERENCE
 
 
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    url = urlsplit(text)
+    try:
+        return bool(url.scheme in schemes and url.hostname and url.port != 0)
+    except ValueError:  # a port that is no number
+        return False
+
+
 @dataclass(frozen=True)
 class Target:
     """One VIP.
@@ -26,6 +34,8 @@ class Target:
     :param role: ``normal`` or ``sriov`` (the report's names; any two words do).
     :param url: of a small object, for request rate, latency and connection rate.
     :param large: path of a large object on the same listener, for goodput; None: not measured.
+    :param tls: URL of the same small object on a TERMINATED_HTTPS listener, or None.
+    :param udp: (address, port) of a UDP listener whose members answer what they get, or None.
     :param iperf3: (address, port) of a TCP listener with iperf3 servers behind it, or None.
     :param facts: whatever is known of it (load balancer id, host, flavor…).
     :param amphorae: where its haproxy runs, the master first; read for what still differs
@@ -36,19 +46,21 @@ class Target:
     url: str
     large: str | None = None
     iperf3: tuple[str, int] | None = None
+    tls: str | None = None
+    udp: tuple[str, int] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     amphorae: tuple[Client, ...] = ()
 
     def __post_init__(self) -> None:
-        url = urlsplit(self.url)
-        try:
-            valid = url.scheme in ("http", "https") and url.hostname and url.port != 0
-        except ValueError:
-            valid = False
-        if not valid:
+        if not _is_url(self.url, ("http", "https")):
             raise errors.BadTarget(
                 f"The {self.role} VIP {self.url!r} is not a URL of the form "
                 "http://ADDRESS[:PORT]/PATH."
+            )
+        if self.tls is not None and not _is_url(self.tls, ("https",)):
+            raise errors.BadTarget(
+                f"tls of the {self.role} VIP, {self.tls!r}, is not a URL of the form "
+                "https://ADDRESS[:PORT]/PATH."
             )
 
     @property
@@ -125,11 +137,9 @@ def from_mapping(data: Any, origin: str) -> Pair:
             role=entry.get("name", role),
             url=entry["url"],
             large=entry.get("large"),
-            iperf3=(
-                (entry["iperf3"]["address"], entry["iperf3"]["port"])
-                if "iperf3" in entry
-                else None
-            ),
+            iperf3=_address(entry.get("iperf3")),
+            tls=entry.get("tls"),
+            udp=_address(entry.get("udp")),
             facts=entry.get("facts", {}),
             amphorae=tuple(
                 Client.from_mapping(amphora) for amphora in entry.get("amphorae", ())
@@ -144,3 +154,7 @@ def from_mapping(data: Any, origin: str) -> Pair:
         substrate=data.get("substrate", "unknown"),
         facts=data.get("facts", {}),
     )
+
+
+def _address(entry: Mapping | None) -> tuple[str, int] | None:
+    return None if entry is None else (entry["address"], entry["port"])

@@ -178,8 +178,9 @@ def ab(bed: PerfBed) -> float:
 def fast_http_user(bed: PerfBed) -> float:
     script = Path(__file__).with_name("fast_http_user.py")
     said = bed.run(
-        [sys.executable, "-m", "locust", "-f", str(script), "--headless", "--host", bed.url.rstrip("/"),
-         "-u", str(CONNECTIONS), "-r", "1000", "-t", f"{max(2, round(SECONDS))}s", "--json",
+        [sys.executable, "-m", "locust", "-f", str(script), "--headless",
+         "--host", bed.url.rstrip("/"), "-u", str(CONNECTIONS), "-r", "1000", "-t",
+         f"{max(2, round(SECONDS))}s", "--json",
          "--loglevel", "ERROR", "--stop-timeout", "0"],
         check=False,
     )  # fmt: skip

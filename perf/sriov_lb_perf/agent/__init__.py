@@ -15,10 +15,15 @@ Jobs (all times in seconds, all rates per second):
               ``stamps`` the kernel's own transmit and receive times are taken as well
 ``connect``   connection rate: connect, (TLS handshake,) one GET, read to FIN, close
 ``download``  goodput of large objects
+``hold``      connections opened, kept, and asked once at the end
+``udp``       like ``open``, with datagrams that carry a number back
 
 Every job ends with a ``done`` or an ``error`` report. Latencies travel as sparse histograms:
 ``{"shift": s, "bins": [[index, count], ...]}`` where a bin covers ``[index << s, index + 1 << s)``
 nanoseconds, or raw. All durations are CLOCK_MONOTONIC except kernel stamps (CLOCK_REALTIME).
+
+``closed`` and ``connect`` run on io_uring where the machine has it (through ctypes; see
+``uring``) and on epoll everywhere else; ``engine`` in their report says which it was.
 
 Why not asyncio: a request through it costs three times as much as through a bare epoll loop, and
 this process may be sharing its core with what it measures. Nothing here imports anything of the

@@ -15,6 +15,7 @@ from .download import run_download
 from .errors import JobError
 from .facts import run_facts
 from .fetch import run_fetch
+from .hold import run_hold
 from .open_loop import run_open
 from .udp import run_udp
 
@@ -78,6 +79,7 @@ JOBS = {
     "open": run_open,
     "connect": run_connect,
     "download": run_download,
+    "hold": run_hold,
     "udp": run_udp,
 }
 

@@ -102,9 +102,11 @@ class Target:
         )
 
 
-def connect_many(target: Target, count: int, timeout: float) -> list:
-    """``count`` connected non-blocking sockets (TLS done), or a JobError that says how far it
-    came."""
+def reserve_descriptors(count: int) -> None:
+    """Raise this process's limit to ``count`` connections and some more.
+
+    :raises JobError: it may not.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count + 64
     if needed > soft:
@@ -114,6 +116,12 @@ def connect_many(target: Target, count: int, timeout: float) -> list:
                 f"{count} connections need {needed} descriptors; the limit here is {hard}",
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def connect_many(target: Target, count: int, timeout: float) -> list:
+    """``count`` connected non-blocking sockets (TLS done), or a JobError that says how far it
+    came."""
+    reserve_descriptors(count)
     poller = select.epoll()
     waiting = {}
     ready = []

@@ -124,6 +124,7 @@ def sample_of(trial: Trial, started: float, report: Mapping, limit: float) -> Sa
         values=values,
         health=health,
         void=list(health.bottleneck),
+        raw={"iperf3": report},
         series=[
             {"t": interval["sum"]["start"], "bit_per_s": interval["sum"]["bits_per_second"]}
             for interval in report.get("intervals", ())

@@ -42,8 +42,12 @@ class _Swarmed:
             **job,
         }
         started = time.time()
-        report = crew.swarm.run(crew.jobs(job, shared), stage.trial_seconds)
+        report = crew.swarm.run(crew.jobs(job, shared), stage.trial_seconds + self._beside(stage))
         return started, report
+
+    def _beside(self, stage: Stage) -> float:
+        """Seconds a trial may take beside its own."""
+        return 0.0
 
     @staticmethod
     def _judge(health: Health, reports, failed, good, crew: Crew) -> list[str]:
@@ -70,6 +74,7 @@ class _Swarmed:
             members=members(reports.values()),
             health=health,
             void=self._judge(health, reports, failed, good, crew),
+            notes=_means(reports),
             series=_series(report.ticks, "done"),
         )
 
@@ -96,7 +101,7 @@ class RequestRate(_Swarmed):
             trial,
             pair,
             crew,
-            {"job": "closed"},
+            {"job": "closed", "engine": trial.stage.parameters.get("engine", "auto")},
             {"connections": int(trial.stage.parameters.get("connections", 64))},
         )
         return self._counted("requests", trial, crew, started, report)
@@ -126,10 +131,114 @@ class ConnectionRate(_Swarmed):
             trial,
             pair,
             crew,
-            {"job": "connect"},
+            {"job": "connect", "engine": trial.stage.parameters.get("engine", "auto")},
             {"concurrency": int(trial.stage.parameters.get("concurrency", 32))},
         )
         return self._counted("connections", trial, crew, started, report)
+
+
+class TlsRate(ConnectionRate):
+    """Full TLS handshakes: a new connection, a new session, one GET, each time.
+
+    No session is resumed. What was negotiated is told with each sample: a cipher that differs
+    between the VIPs is a difference that is not the port's.
+    """
+
+    name = "tls-rate"
+
+    def metrics(self, stage: Stage) -> list[Metric]:
+        first, *shown = super().metrics(stage)
+        return [Metric(**{**vars(first), "title": "Full TLS handshakes per second"}), *shown]
+
+    def unfit(self, stage: Stage, pair: Pair) -> str | None:
+        missing = [vip.role for vip in (pair.reference, pair.candidate) if not vip.tls]
+        if missing:
+            return (
+                f"no TERMINATED_HTTPS listener is known on the VIP of {' and '.join(missing)} "
+                "(`tls` in the target file)"
+            )
+        return None
+
+    def _url(self, trial: Trial, pair: Pair) -> str:
+        url = pair.side(trial.side).tls
+        if url is None:
+            raise errors.BadTarget(f"No https URL is known on {pair.side(trial.side).role}.")
+        return url
+
+
+class ConnectionsHeld(_Swarmed):
+    """How many of a number of connections a VIP keeps while nothing happens on them.
+
+    Not a rate and never tested: it is nearly always all or a definite number, and the number is
+    the finding. A connection is held when it answers a request at the end.
+    """
+
+    name = "connections-held"
+
+    def metrics(self, stage: Stage) -> list[Metric]:
+        wanted = int(stage.parameters.get("connections", 1000))
+        shown = []
+        for histogram, title in (
+            ("handshake", "TCP connect while opening"),
+            ("answer", "First answer after the wait"),
+        ):
+            for metric in percentile_metrics(histogram, (50, 99), 0, title):
+                named = {
+                    **vars(metric), "name": f"{histogram}.{metric.name}",
+                    "note": "shown, not tested",
+                }  # fmt: skip
+                shown.append(Metric(**named))
+        return [
+            Metric(
+                "held", f"Connections held to the end, of {wanted}", "1", "higher", claim=False,
+                note="each answered a request at the end",
+            ),
+            Metric(
+                "loss", "Share of the opened connections that was lost", "1", "lower", claim=False
+            ),
+            *shown,
+        ]  # fmt: skip
+
+    def _beside(self, stage: Stage) -> float:
+        wanted = stage.parameters.get("connections", 1000)
+        return wanted / float(stage.parameters.get("opening", 2000.0)) + 15.0
+
+    def measure(self, trial: Trial, pair: Pair, crew: Crew) -> Sample:
+        stage, parameters = trial.stage, trial.stage.parameters
+        started, report = self._run(
+            trial,
+            pair,
+            crew,
+            {"job": "hold"},
+            {
+                "connections": int(parameters.get("connections", 1000)),
+                "opening": float(parameters.get("opening", 2000.0)),
+            },
+        )
+        reports = report.reports
+        total = {
+            name: sum(each[name] for each in reports.values()) for name in ("opened", "held")
+        }
+        lost = total["opened"] - total["held"]
+        failed: dict[str, int] = {}
+        for each in reports.values():
+            for part in ("refused", "lost"):
+                for why, count in each[part].items():
+                    failed[f"{part}: {why}"] = failed.get(f"{part}: {why}", 0) + count
+        health = health_of(reports, crew.limits)
+        return Sample(
+            trial=trial,
+            started=started,
+            window=stage.seconds,
+            requests=total["held"],
+            values={"held": total["held"], "loss": lost / max(1, total["opened"])},
+            histograms=dict(report.histograms),
+            failed=failed,
+            members=members(reports.values()),
+            health=health,
+            void=[*health.bottleneck, *generator_faults(reports)],
+            series=_series(report.ticks, "held"),
+        )
 
 
 class Goodput(_Swarmed):
@@ -188,6 +297,14 @@ class Goodput(_Swarmed):
             notes=["bytes discarded in the kernel (MSG_TRUNC)"] * bool(parameters.get("discard")),
             series=_series(report.ticks, "bytes"),
         )
+
+
+def _means(reports) -> list[str]:
+    """By what means it was measured: two trials by different ones do not compare."""
+    engines = sorted({each["engine"] for each in reports.values() if each.get("engine")})
+    ciphers = sorted({name for each in reports.values() for name in each.get("ciphers") or ()})
+    notes = [f"generator on {' and '.join(engines)}"] if engines else []
+    return notes + ([f"negotiated {', '.join(ciphers)}"] if ciphers else [])
 
 
 def _series(ticks, field: str) -> list[dict]:

@@ -13,7 +13,7 @@ import numpy as np
 from .. import errors
 from ..histogram import Histogram
 from ..model import Metric, Sample, Stage, Trial
-from ..targets import Pair
+from ..targets import Pair, Target
 from .base import Crew, failures, generator_faults, health_of, members, percentile_metrics
 
 DEFAULT_PERCENTILES = (50, 90, 99, 99.9)
@@ -110,6 +110,7 @@ class LatencyProbe:
     """
 
     name = "http-latency"
+    title = "Latency"
 
     def __init__(self) -> None:
         self.clock = KERNEL
@@ -120,7 +121,7 @@ class LatencyProbe:
         expected = rate * stage.seconds * 2  # two trials a VIP in a block
         percentiles = stage.parameters.get("percentiles", DEFAULT_PERCENTILES)
         return [
-            *percentile_metrics("latency", percentiles, expected, "Latency"),
+            *percentile_metrics("latency", percentiles, expected, self.title),
             Metric(
                 "pdv99.9", "Delay variation (99.9th percentile minus minimum)", "ns", "lower",
                 claim=False, note="RFC 5481 PDV",
@@ -137,6 +138,15 @@ class LatencyProbe:
             return "kernel time stamps cannot be matched to requests inside TLS; give an http URL"
         return None
 
+    def _job(self, stage: Stage, target: Target) -> dict:
+        """The agent's job, without its schedule."""
+        return {
+            "job": "open",
+            "url": target.url,
+            "connections": int(stage.parameters.get("connections", 16)),
+            "stamps": bool(stage.parameters.get("stamps", True)),
+        }
+
     def configure(self, stage: Stage, pair: Pair, crew: Crew) -> None:
         if stage.load:
             _ = crew.swarm
@@ -144,12 +154,9 @@ class LatencyProbe:
         ranks = [KERNEL, ARRIVAL, USER]
         for target in (pair.reference, pair.candidate):
             job = {
-                "job": "open",
-                "url": target.url,
-                "connections": 4,
+                **self._job(stage, target),
                 "schedule": [[200.0, 200.0, CALIBRATION]],
                 "warmup": CALIBRATION / 4,
-                "stamps": bool(stage.parameters.get("stamps", True)),
             }
             report = crew.prober.job(job, seconds=CALIBRATION + 1)
             found = Times(report["raw"]).best_clock()
@@ -163,15 +170,12 @@ class LatencyProbe:
         rate = float(stage.parameters["rate"])
         client = crew.clients[0]
         job = {
-            "job": "open",
-            "url": target.url,
-            "connections": int(stage.parameters.get("connections", 16)),
+            **self._job(stage, target),
             "schedule": [[rate, rate, stage.trial_seconds]],
             "arrivals": stage.parameters.get("arrivals", "poisson"),
             # The same schedule for both VIPs of a block's n-th pair, another for each block.
             "seed": stage.parameters.get("seed", 1) * 1000 + trial.block,
             "warmup": stage.warmup,
-            "stamps": bool(stage.parameters.get("stamps", True)),
             "grace": float(stage.parameters.get("grace", 1.0)),
         }
         if client.cpu is not None:
@@ -274,3 +278,30 @@ class LatencyProbe:
             notes=[*notes, CLOCKS[self.clock] + self._why],
             raw=times.arrays(),
         )
+
+
+class UdpProbe(LatencyProbe):
+    """Datagrams through a UDP listener, each told apart by a number its answer carries back.
+
+    Parameters beside the probe's: ``payload`` (hexadecimal; 64 zeros), ``number`` (``[offset,
+    bytes]`` of the running number in it; ``[0, 8]``) and ``timeout`` (s, after which a request
+    counts as lost; 1). The default suits an echo; DNS has its number at ``[0, 2]``.
+    """
+
+    name = "udp-latency"
+    title = "UDP latency"
+
+    def unfit(self, stage: Stage, pair: Pair) -> str | None:
+        missing = [vip.role for vip in (pair.reference, pair.candidate) if not vip.udp]
+        if missing:
+            return (
+                f"no UDP listener is known on the VIP of {' and '.join(missing)} "
+                "(`udp` in the target file)"
+            )
+        return None
+
+    def _job(self, stage: Stage, target: Target) -> dict:
+        address, port = target.udp
+        wanted = ("payload", "number", "timeout", "stamps")
+        chosen = {name: stage.parameters[name] for name in wanted if name in stage.parameters}
+        return {"job": "udp", "address": address, "port": port, **chosen}

@@ -5,12 +5,23 @@ from __future__ import annotations
 
 from .base import Engine
 from .iperf import Bandwidth
-from .load import ConnectionRate, Goodput, RequestRate
-from .probe import LatencyProbe
+from .load import ConnectionRate, ConnectionsHeld, Goodput, RequestRate, TlsRate
+from .probe import LatencyProbe, UdpProbe
+from .search import RateSearch
 
 ENGINES: dict[str, type] = {
     engine.name: engine
-    for engine in (RequestRate, ConnectionRate, Goodput, LatencyProbe, Bandwidth)
+    for engine in (
+        RequestRate,
+        ConnectionRate,
+        TlsRate,
+        ConnectionsHeld,
+        Goodput,
+        LatencyProbe,
+        UdpProbe,
+        RateSearch,
+        Bandwidth,
+    )
 }
 
 

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -47,7 +48,7 @@ defaults
   timeout server 30s
   option http-keep-alive
 frontend vip
-  bind {address}:{port}
+  bind {address}:{port} {options}
 {extra}  default_backend members
 backend members
   http-reuse always
@@ -124,10 +125,76 @@ class TestBed:
         self._until_open("client", f"{CLIENT_NET}.2", port)
         return f"http://{CLIENT_NET}.2:{port}/"
 
-    def _haproxy(self, name: str, address: str, port: int, server: str, extra: str) -> None:
+    def tls_vip(self, name: str, port: int) -> str:
+        """A load balancer that ends TLS, with a certificate of its own; returns its https URL."""
+        key, certificate = self.folder / f"{name}.key", self.folder / f"{name}.crt"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+             "-subj", "/CN=vip.test", "-keyout", str(key), "-out", str(certificate)],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        pem = self.folder / f"{name}.pem"
+        pem.write_text(certificate.read_text() + key.read_text())
+        self._haproxy(
+            name, f"{CLIENT_NET}.2", port, f"{MEMBER_NET}.2:80", "", options=f"ssl crt {pem}"
+        )
+        self._until_open("client", f"{CLIENT_NET}.2", port)
+        return f"https://{CLIENT_NET}.2:{port}/"
+
+    def metronome(self, *ports: tuple[int, float, float]) -> list[str]:
+        """A target of known rate and delay in place of the load balancers; see metronome.py.
+
+        :param ports: (port, slot in us, hold in us) each.
+        :return: a URL each.
+        """
+        script = Path(__file__).with_name("metronome.py")
+        texts = [f"{port}:{slot}:{hold}" for port, slot, hold in ports]
+        self._start(
+            f"metronome-{ports[0][0]}", "lb",
+            [sys.executable, str(script), f"{CLIENT_NET}.2", *texts],
+        )  # fmt: skip
+        for port, _, _ in ports:
+            self._until_open("client", f"{CLIENT_NET}.2", port)
+        return [f"http://{CLIENT_NET}.2:{port}/" for port, _, _ in ports]
+
+    def udp_echo(self, port: int, *, drop_each: int = 0) -> tuple[str, int]:
+        """A UDP server that sends back what it gets, but for every ``drop_each``-th."""
+        program = (
+            "import socket, sys\n"
+            "sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+            "sock.bind((sys.argv[1], int(sys.argv[2])))\n"
+            "each, count = int(sys.argv[3]), 0\n"
+            "print('ready', flush=True)\n"
+            "while True:\n"
+            "    data, peer = sock.recvfrom(65535)\n"
+            "    count += 1\n"
+            "    if not each or count % each:\n"
+            "        sock.sendto(data, peer)\n"
+        )
+        name = f"udp-{port}"
+        address = f"{CLIENT_NET}.2"
+        self._start(
+            name, "lb", [sys.executable, "-c", program, address, str(port), str(drop_each)]
+        )
+        self._until(lambda: "ready" in (self.folder / f"{name}.log").read_text(), name)
+        return address, port
+
+    @staticmethod
+    def _until(condition, what: str) -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{what} did not come up")
+            time.sleep(0.02)
+
+    def _haproxy(
+        self, name: str, address: str, port: int, server: str, extra: str, *, options: str = ""
+    ) -> None:
         config = self.folder / f"haproxy-{name}.cfg"
         config.write_text(
-            HAPROXY.format(address=address, port=port, server=server, extra=extra)
+            HAPROXY.format(
+                address=address, port=port, server=server, extra=extra, options=options
+            )
         )
         self._start(name, "lb", ["haproxy", "-db", "-f", str(config)])
 
