@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Topologies and listener sets from the YAML files in ``scenarios/``.
+"""Topologies, listener sets and matrices from the YAML files in ``scenarios/``.
 
 The files hold data only; a JSON Schema beside them says what may stand there. What only a
 run can know (the address of a client) is written ``$name`` and filled in by the run.
@@ -123,6 +123,68 @@ def listener_set(name: str, values: Mapping[str, str], versions: tuple[int, ...]
             )
         )
     return ListenerSet(name, tuple(listeners), pools)
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """Values that cannot meet.
+
+    :param when: by factor, the values that make it impossible; all factors named have to fit.
+    """
+
+    when: Mapping[str, tuple[Any, ...]]
+    reason: str
+
+    def rules_out(self, values: Mapping[str, Any]) -> bool:
+        """Whether these values are ruled out; what is not known yet rules out nothing."""
+        return all(name in values and values[name] in bad for name, bad in self.when.items())
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Factors of load balancers and listeners, and what cannot meet.
+
+    :param load_balancer, listener: values by factor, the plainest first.
+    :param always: values of load balancers that every selection has together.
+    :param subnets: CIDRs of further subnets of the VIP network by IP version.
+    """
+
+    load_balancer: Mapping[str, tuple[Any, ...]]
+    listener: Mapping[str, tuple[Any, ...]]
+    impossible: tuple[Impossible, ...]
+    always: tuple[Mapping[str, Any], ...]
+    subnets: Mapping[int, tuple[str, ...]]
+
+    def ruled_out(self, values: Mapping[str, Any]) -> str:
+        """Why these values cannot meet; "" if they can."""
+        return next((rule.reason for rule in self.impossible if rule.rules_out(values)), "")
+
+
+def matrix(name: str) -> Matrix:
+    """The matrix ``matrices/NAME.yaml``.
+
+    :raises ConfigurationError: no such file, schema broken, or a rule names what no factor has.
+    """
+    data = _load("matrices", name)
+    factors = {**data["load_balancer"], **data["listener"]}
+    named = [(f, v) for rule in data["impossible"] for f, vs in rule["when"].items() for v in vs]
+    named += [pair for values in data.get("always", ()) for pair in values.items()]
+    for factor, value in named:
+        if value not in factors.get(factor, ()):
+            raise errors.ConfigurationError(
+                f"scenarios/matrices/{name}.yaml speaks of {factor} {value!r}, which is no value "
+                f"of a factor; there are {', '.join(factors)}."
+            )
+    return Matrix(
+        load_balancer={key: tuple(found) for key, found in data["load_balancer"].items()},
+        listener={key: tuple(found) for key, found in data["listener"].items()},
+        impossible=tuple(
+            Impossible({key: tuple(found) for key, found in rule["when"].items()}, rule["reason"])
+            for rule in data["impossible"]
+        ),
+        always=tuple(data.get("always", ())),
+        subnets={4: tuple(data["subnets"]["ipv4"]), 6: tuple(data["subnets"]["ipv6"])},
+    )
 
 
 def _fill(

@@ -323,6 +323,16 @@ class Site:
             )
         return guest
 
+    def ask_guest(self, ports: Mapping[str, Any], what: str) -> Guest:
+        """Ask for a guest of the member's image with these ports, by role, besides the one it is
+        reached on; does not wait."""
+        return self._boot(
+            {ACCESS: self._access_port(f"{what}-access"), **ports},
+            self.member_image,
+            self.member_flavor,
+            what,
+        )
+
     def _access_port(self, what: str) -> Any:
         return networks.create_port(
             self.clouds.member,

@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The matrix: what can differ between load balancers, and all of it has to work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from openstack import exceptions as sdk
+from tempest import config
+from tempest.lib import decorators
+
+from sriov_lb_tests import agreement, errors
+from sriov_lb_tests.agreement import Agreement
+from sriov_lb_tests.cloud import scenario
+from sriov_lb_tests.tests import base
+from sriov_lb_tests.tests.agreement import Agrees
+from sriov_lb_tests.tests.base import requirement
+from sriov_lb_tests.tests.matrix import cidrs, request, selection
+from sriov_lb_tests.tests.matrix.ground import Balancer, Ground
+from sriov_lb_tests.tests.matrix.selection import Cell, Row
+from sriov_lb_tests.verdicts.model import Broken, Inconclusive, NotSupported, Result, Verdict
+
+CONF = config.CONF
+
+MATRIX = "load-balancers"
+#: How many test methods there are: one for each load balancer of the pairwise selection. Of the
+#: full set, each takes every METHODSth.
+METHODS = 13
+#: Port of the first cell of a load balancer; the others follow.
+FIRST_PORT = 8100
+#: The next load balancer is asked for ahead when both together take at most this many VFs.
+AHEAD = 4
+
+NEEDS = ("admin_mode",)
+SENTENCE = (
+    "A load balancer of the matrix serves each listener, and policy, ruleset and wire agree."
+)
+
+
+@dataclass
+class Outcome:
+    """What became of a cell.
+
+    :param problems: sentences; what Octavia or the wire did wrong.
+    :param findings: those of them that the comparison of policy, ruleset and wire made.
+    """
+
+    cell: Cell
+    verdict: Verdict = Verdict.PASS
+    problems: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    defect: str | None = None
+    seen: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
+
+    @property
+    def reason(self) -> str:
+        return " ".join([*self.problems, *self.findings])
+
+
+class TestMatrix(Agrees, base.SriovLbTest):
+    """Whatever is combined, a listener serves whom it may serve, and nobody else.
+
+    Octavia's API reference promises listeners of each protocol, ``allowed_cidrs``, additional VIPs
+    and topologies without exceptions for SR-IOV; its document on SR-IOV adds that VIP and member
+    ports may each be a virtual function. ``scenarios/matrices/load-balancers.yaml`` holds the
+    factors and what cannot meet; each test is one load balancer of the selection, each listener on
+    it a cell with a verdict of its own (``MTX-03 http/nested``).
+
+    Steps, for each load balancer:
+
+    1. Build it; make the pools, the members and one listener after the other. A listener that
+       Octavia fails is removed again, and a load balancer that is damaged is replaced.
+    2. From the client make a request to each VIP through each listener it may use.
+    3. Compare policy, ruleset and wire, each listener's probes on their own.
+
+    Verify: each request reaches the member and comes back (a PROMETHEUS listener answers itself),
+    on normal VIPs, the controls, too; nothing disagrees.
+    """
+
+    _ground: Ground | None = None
+    _ahead: dict[int, Any] = {}
+
+    @classmethod
+    def resource_cleanup(cls) -> None:
+        """What was asked for ahead and never looked at goes."""
+        if cls._ground is not None:
+            for lb in cls._ahead.values():
+                cls._ground.lbs.delete(lb.id)
+        cls._ahead.clear()
+        super().resource_cleanup()
+
+    # --- rows ------------------------------------------------------------------------------
+
+    @property
+    def ground(self) -> Ground:
+        if TestMatrix._ground is None:
+            TestMatrix._ground = Ground(self.stage, scenario.matrix(MATRIX))
+        return TestMatrix._ground
+
+    def group(self, number: int) -> None:
+        """Run the rows that fall to a test method, then say what the worst of their cells is."""
+        rows = selection.rows(self.ground.matrix, full=CONF.sriov_lb.matrix == "full")
+        mine = [row for row in rows if (row.number - 1) % METHODS == number - 1]
+        if not mine:
+            raise self.skipException(f"The selection has {len(rows)} load balancers.")
+        outcomes: list[Outcome] = []
+        for row in mine:
+            following = next((r for r in rows if r.number == row.number + 1), None)
+            outcomes += self.run_row(row, following)
+        self.conclude(outcomes)
+
+    def run_row(self, row: Row, following: Row | None) -> list[Outcome]:
+        """Build the load balancer of a row, look at its cells, take it away."""
+        ground = self.ground
+        self.seen[f"row {row.number}"] = str(row)
+        _ = ground.client, ground.member
+        balancer = Balancer(ground, row, self._ahead.pop(row.number, None) or ground.ask(row))
+        if following and len(self._ahead) < 1 and row.vfs + following.vfs <= AHEAD:
+            self._ahead[following.number] = ground.ask(following)
+        self.involved = {f"matrix-{row.number}": balancer.lb}
+        outcomes = [Outcome(cell) for cell in row.cells]
+        try:
+            balancer.lb = ground.lbs.wait(balancer.lb.id)
+            for number, outcome in enumerate(outcomes):
+                balancer = self.try_cell(balancer, outcome, FIRST_PORT + number)
+            self.look_at(balancer, [one for one in outcomes if one.cell in balancer.ports])
+        except Exception as error:
+            # Octavia could not build it at all, or the tests broke: no cell was looked at.
+            for outcome in outcomes:
+                if not outcome.problems:
+                    outcome.verdict = base.classify(error)
+                    outcome.problems.append(f"{row}: {error}")
+        finally:
+            for outcome in outcomes:
+                self.judge(row, outcome)
+            if any(one.verdict.broken for one in outcomes):
+                self._collect()
+            ground.lbs.delete(balancer.lb.id)
+        return outcomes
+
+    # --- cells -------------------------------------------------------------------------------
+
+    def try_cell(self, balancer: Balancer, outcome: Outcome, port: int) -> Balancer:
+        """Make the listener of a cell; returns the load balancer to go on with."""
+        cell, ground = outcome.cell, self.ground
+        outcome.started = time.time()
+        if cell.protocol in ("UDP", "SCTP") and not self._kernel_can(balancer):
+            outcome.verdict = Verdict.SKIPPED
+            outcome.problems.append(
+                f"{cell.protocol} listeners need ip_vs in the amphora's kernel, which has none."
+            )
+            return balancer
+        versions = balancer.row.versions
+        allowed = {version: ground.client.allowed(version) for version in versions}
+        wanted = cidrs.cidr_set(cell.cidrs, allowed, versions)
+        try:
+            balancer.add(cell, port, wanted, CONF.sriov_lb.tls_container_ref)
+        except sdk.HttpException as refusal:
+            # 4xx is an honest answer, 5xx is none.
+            honest = 400 <= (refusal.status_code or 500) < 500
+            outcome.verdict = Verdict.NOT_SUPPORTED if honest else Verdict.FAIL
+            outcome.problems.append(f"Octavia refuses {self._listener(cell, wanted)} {refusal}")
+        except (errors.ResourceFault, errors.StuckPending) as error:
+            outcome.verdict = Verdict.FAIL
+            outcome.seen.update(operation="listener-create", cidrs=cell.cidrs)
+            outcome.problems.append(
+                f"On a {balancer.row.values['vip']} VIP, {self._listener(cell, wanted)} was to be "
+                f"ACTIVE and ended in ERROR. {error.message}"
+            )
+            return self._mend(balancer, outcome, port)
+        return balancer
+
+    @staticmethod
+    def _listener(cell: Cell, wanted: Iterable[str] | None) -> str:
+        words = {
+            "nested": "contain one another", "overlapping": "are one network written twice",
+            "adjacent": "are neighbours", "many": "are 200",
+        }  # fmt: skip
+        some = ", ".join(list(wanted or ())[:4]) or "none"
+        which = f", which {words[cell.cidrs]}" if cell.cidrs in words else ""
+        return f"a {cell.protocol} listener with the allowed_cidrs {some}{which},"
+
+    def _mend(self, balancer: Balancer, outcome: Outcome, port: int) -> Balancer:
+        """Remove the listener that failed; a load balancer it damaged is built anew."""
+        ground, row = self.ground, balancer.row
+        if not self.involved:
+            self.involved = {"matrix": balancer.lb}
+        self._collect()
+        try:
+            balancer.remove(port)
+            if balancer.healthy():
+                return balancer
+        except (errors.CloudError, sdk.SDKException) as error:
+            outcome.problems.append(f"It could not be removed either: {error}")
+        outcome.problems.append("The load balancer was damaged and replaced.")
+        ground.lbs.delete(balancer.lb.id)
+        fresh = Balancer(ground, row, ground.lbs.wait(ground.ask(row).id))
+        for cell, was in balancer.ports.items():
+            versions = row.versions
+            allowed = {version: ground.client.allowed(version) for version in versions}
+            wanted = cidrs.cidr_set(cell.cidrs, allowed, versions)
+            fresh.add(cell, was, wanted, CONF.sriov_lb.tls_container_ref)
+        return fresh
+
+    def _kernel_can(self, balancer: Balancer) -> bool:
+        """Whether the amphora's kernel has ip_vs; taken for granted where nobody may look."""
+        if not CONF.sriov_lb.amphora_ssh:
+            return True
+        hosts = [host for _, host in self.ground.scene.amphorae(balancer.lb)]
+        return all(host.run(["test", "-e", "/proc/net/ip_vs"], check=False).status == 0
+                   for host in hosts)  # fmt: skip
+
+    # --- looking -----------------------------------------------------------------------------
+
+    def look_at(self, balancer: Balancer, outcomes: list[Outcome]) -> None:
+        """Requests and the comparison, for the listeners that are there."""
+        patience = request.ALL
+        for outcome in outcomes:
+            patience = self.requests(balancer, outcome, patience)
+        if not outcomes:
+            return
+        found = self.compare(balancer)
+        self.keep(f"row-{balancer.row.number:02d}-agreement.json", found.to_json())
+        for amphora, text in found.rulesets.items():
+            self.keep(f"row-{balancer.row.number:02d}-{amphora}.nft.txt", text)
+        ports = {balancer.ports[outcome.cell]: outcome for outcome in outcomes}
+        for finding in found.findings:
+            self.evidence(finding.pcap)
+            # What is no listener's (answers of members) is everybody's.
+            owner = ports.get(finding.packet.dport)
+            for outcome in [owner] if owner else outcomes:
+                outcome.findings.append(str(finding))
+                outcome.verdict = Verdict.FAIL
+        for outcome in outcomes:
+            port = balancer.ports[outcome.cell]
+            unclear = [text for text in found.unclear if f":{port} " in text]
+            if unclear and outcome.verdict is Verdict.PASS:
+                outcome.verdict = Verdict.INCONCLUSIVE
+                outcome.problems.append(unclear[0])
+
+    def requests(self, balancer: Balancer, outcome: Outcome, patience: float) -> float:
+        """One request to each VIP that the client may reach; returns the patience that is left."""
+        cell, client = outcome.cell, self.ground.client
+        versions = cidrs.reached(cell.cidrs, balancer.row.versions)
+        asked = 0
+        for vip in balancer.vips:
+            version = 6 if ":" in vip else 4
+            if version not in versions:
+                continue
+            asked += 1
+            problem = request.through(
+                client, cell.protocol, vip, balancer.ports[cell], client.allowed(version),
+                self.ground.member.name, patience=patience,
+            )  # fmt: skip
+            if problem:
+                outcome.problems.append(problem)
+                outcome.verdict = Verdict.FAIL
+                patience = 0.0
+        outcome.seen["requests"] = asked
+        return patience
+
+    def compare(self, balancer: Balancer) -> Agreement:
+        """Policy, ruleset and wire; on a normal VIP there is no ruleset but security groups."""
+        vantage = self.ground.client.vantage
+        subject = self.subject(balancer.lb)
+        seats = self.seats(subject) if balancer.sriov else []
+        reach = self.reach(subject, vantage)
+        return agreement.look(subject, seats, vantage, reach, neighbours=False)
+
+    # --- verdicts ----------------------------------------------------------------------------
+
+    def judge(self, row: Row, outcome: Outcome) -> None:
+        """Give a cell its verdict line. It is a known defect when each finding is."""
+        name = f"MTX-{row.number:02d} {outcome.cell}"
+        if outcome.verdict is Verdict.FAIL:
+            parts = outcome.findings or outcome.problems
+            known = [
+                self.stage.registry.match(name, part, outcome.seen, self.stage.octavia_release)
+                for part in parts
+            ]
+            if all(known):
+                outcome.verdict, outcome.defect = Verdict.KNOWN_DEFECT, known[0].id
+            else:
+                # Only what is not known yet is shown first.
+                strange = [part for part, one in zip(parts, known, strict=True) if not one]
+                parts[:] = strange + [part for part in parts if part not in strange]
+        self.stage.recorder.append(
+            Result(
+                requirement=name,
+                sentence=f"{row}: a {outcome.cell.protocol} listener open to "
+                f"{outcome.cell.cidrs.replace('-', ' ')} serves, and policy, ruleset and wire "
+                "agree.",
+                verdict=outcome.verdict,
+                test=f"{type(self).__module__}.{type(self).__qualname__}.{self._testMethodName}",
+                reason=outcome.reason,
+                evidence=[self.stage.recorder.relative(path) for path in self._evidence],
+                observations=outcome.seen,
+                defect=outcome.defect,
+                started=outcome.started,
+                seconds=time.time() - outcome.started,
+            )
+        )
+
+    def conclude(self, outcomes: list[Outcome]) -> None:
+        """The test ends as the worst of its cells did."""
+        counted: dict[str, int] = {}
+        for outcome in outcomes:
+            counted[outcome.verdict.value] = counted.get(outcome.verdict.value, 0) + 1
+        self.seen["cells"] = counted
+        worst = max(outcomes, key=lambda outcome: outcome.verdict.rank)
+        same = [str(one.cell) for one in outcomes if one.verdict is worst.verdict]
+        text = f"{', '.join(same)}: {worst.reason}"
+        if worst.verdict.broken:
+            raise Broken(text)
+        if worst.verdict is Verdict.ERROR:
+            raise errors.CloudError(text)
+        if worst.verdict is Verdict.INCONCLUSIVE:
+            raise Inconclusive(text)
+        if all(outcome.verdict is Verdict.NOT_SUPPORTED for outcome in outcomes):
+            raise NotSupported(text)
+
+    @decorators.idempotent_id("66f9a7df-54e4-433d-be07-10046b040bc2")
+    @requirement("MTX-01", SENTENCE, needs=NEEDS)
+    def test_load_balancer_01(self) -> None:
+        """See the class; this is load balancer 1."""
+        self.group(1)
+
+    @decorators.idempotent_id("5017ad52-f116-4f7d-8e5b-026b53d73d72")
+    @requirement("MTX-02", SENTENCE, needs=NEEDS)
+    def test_load_balancer_02(self) -> None:
+        """See the class; this is load balancer 2."""
+        self.group(2)
+
+    @decorators.idempotent_id("b3a22dc1-437c-4662-93d7-866c4ff529ec")
+    @requirement("MTX-03", SENTENCE, needs=NEEDS)
+    def test_load_balancer_03(self) -> None:
+        """See the class; this is load balancer 3."""
+        self.group(3)
+
+    @decorators.idempotent_id("451e8557-6b39-4712-b8ef-51b2098388ee")
+    @requirement("MTX-04", SENTENCE, needs=NEEDS)
+    def test_load_balancer_04(self) -> None:
+        """See the class; this is load balancer 4."""
+        self.group(4)
+
+    @decorators.idempotent_id("4378c068-b8de-46bc-ad94-4e3ba976a494")
+    @requirement("MTX-05", SENTENCE, needs=NEEDS)
+    def test_load_balancer_05(self) -> None:
+        """See the class; this is load balancer 5."""
+        self.group(5)
+
+    @decorators.idempotent_id("2acbfebb-819c-4a40-9563-88d65c312ed3")
+    @requirement("MTX-06", SENTENCE, needs=NEEDS)
+    def test_load_balancer_06(self) -> None:
+        """See the class; this is load balancer 6."""
+        self.group(6)
+
+    @decorators.idempotent_id("9c849d8f-9728-4a63-a9eb-a0c741fa0140")
+    @requirement("MTX-07", SENTENCE, needs=NEEDS)
+    def test_load_balancer_07(self) -> None:
+        """See the class; this is load balancer 7."""
+        self.group(7)
+
+    @decorators.idempotent_id("13e02e5b-0385-46a1-8247-87e2b907f6f0")
+    @requirement("MTX-08", SENTENCE, needs=NEEDS)
+    def test_load_balancer_08(self) -> None:
+        """See the class; this is load balancer 8."""
+        self.group(8)
+
+    @decorators.idempotent_id("f2b1c984-7f58-4ff7-8e74-220feb3423fa")
+    @requirement("MTX-09", SENTENCE, needs=NEEDS)
+    def test_load_balancer_09(self) -> None:
+        """See the class; this is load balancer 9."""
+        self.group(9)
+
+    @decorators.idempotent_id("7a74ac71-645b-4cd0-925c-7d49fb7a8cb1")
+    @requirement("MTX-10", SENTENCE, needs=NEEDS)
+    def test_load_balancer_10(self) -> None:
+        """See the class; this is load balancer 10."""
+        self.group(10)
+
+    @decorators.idempotent_id("a5d1952b-297d-4e93-bd1f-0b2584f258b9")
+    @requirement("MTX-11", SENTENCE, needs=NEEDS)
+    def test_load_balancer_11(self) -> None:
+        """See the class; this is load balancer 11."""
+        self.group(11)
+
+    @decorators.idempotent_id("5cea2ebb-3e1e-4409-83ce-0a0a244bb108")
+    @requirement("MTX-12", SENTENCE, needs=NEEDS)
+    def test_load_balancer_12(self) -> None:
+        """See the class; this is load balancer 12."""
+        self.group(12)
+
+    @decorators.idempotent_id("1a82355f-220d-4bc7-aed5-e64c4f3f38fd")
+    @requirement("MTX-13", SENTENCE, needs=NEEDS)
+    def test_load_balancer_13(self) -> None:
+        """See the class; this is load balancer 13."""
+        self.group(13)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs of the matrix, and the sets of CIDRs."""
+
+import ipaddress
+
+import pytest
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.cloud import scenario
+from sriov_lb_tests.tests.matrix import cidrs, selection, test_matrix
+from sriov_lb_tests.tests.matrix.ground import POOLS
+
+MATRIX = scenario.matrix("load-balancers")
+ROWS = selection.rows(MATRIX)
+OWN = {4: "203.0.113.77", 6: "2001:db8:113::3b6"}
+
+
+def test_every_two_values_that_can_meet_do():
+    missing = selection.needed(MATRIX) - selection.covered(ROWS)
+    assert not missing
+
+
+def test_nothing_impossible_is_selected():
+    for row in ROWS:
+        for cell in row.cells:
+            values = {**row.values, "protocol": cell.protocol, "cidrs": cell.cidrs}
+            assert MATRIX.ruled_out(values) == ""
+
+
+def test_what_is_always_to_be_there_is():
+    for wanted in MATRIX.always:
+        assert any(wanted.items() <= row.values.items() for row in ROWS)
+
+
+def test_each_load_balancer_has_a_test_of_its_own():
+    methods = [name for name in dir(test_matrix.TestMatrix) if name.startswith("test_load_")]
+    assert len(methods) == test_matrix.METHODS == len(ROWS)
+    promises = {getattr(test_matrix.TestMatrix, name).promise.id for name in methods}
+    assert promises == {f"MTX-{row.number:02d}" for row in ROWS}
+
+
+def test_the_selection_is_always_the_same():
+    assert selection.rows(scenario.matrix("load-balancers")) == ROWS
+
+
+def test_few_load_balancers_carry_many_listeners():
+    assert len(ROWS) <= 14
+    assert max(len(row.cells) for row in ROWS) <= 8
+
+
+def test_the_full_set_has_every_load_balancer_and_on_each_every_value_it_can_have():
+    full = selection.rows(MATRIX, full=True)
+    assert len(full) == len({tuple(row.values.values()) for row in full}) == 160
+    assert not selection.needed(MATRIX) - selection.covered(full)
+    for row in full:
+        possible = {
+            (factor, value)
+            for factor, values in MATRIX.listener.items()
+            for value in values
+            if not MATRIX.ruled_out({**row.values, factor: value})
+        }
+        there = {("protocol", c.protocol) for c in row.cells} | {("cidrs", c.cidrs)
+                                                                 for c in row.cells}  # fmt: skip
+        assert {pair for pair in possible if pair[0] == "cidrs"} <= there
+
+
+def test_vfs_are_counted_for_each_amphora():
+    values = {"vip": "direct", "member_port": "direct", "member_place": "own"}
+    assert selection.Row(1, {**values, "topology": "ACTIVE_STANDBY"}, ()).vfs == 4
+    assert selection.Row(1, {**values, "topology": "SINGLE"}, ()).vfs == 2
+    one_arm = {**values, "member_place": "vip", "topology": "SINGLE"}
+    assert selection.Row(1, one_arm, ()).vfs == 1
+
+
+def test_every_protocol_has_its_pool():
+    assert set(MATRIX.listener["protocol"]) == set(POOLS)
+
+
+@pytest.mark.parametrize("name", MATRIX.listener["cidrs"])
+def test_a_set_holds_the_client_where_it_shall_reach_the_listener(name):
+    found = cidrs.cidr_set(name, OWN, (4, 6))
+    for version in cidrs.reached(name, (4, 6)):
+        networks = [ipaddress.ip_network(text, strict=False) for text in found or ()]
+        address = ipaddress.ip_address(OWN[version])
+        assert found is None or any(
+            address in net for net in networks if net.version == version
+        )
+
+
+def test_the_sets_are_what_their_names_say():
+    def networks(name, versions=(4,)):
+        found = cidrs.cidr_set(name, OWN, versions)
+        return [ipaddress.ip_network(text, strict=False) for text in found]
+
+    wide, host = networks("nested")
+    assert host.subnet_of(wide) and host != wide
+    once, again = networks("overlapping")
+    assert once == again and len(set(cidrs.cidr_set("overlapping", OWN, (4,)))) == 2
+    low, high = networks("adjacent")
+    assert len(list(ipaddress.collapse_addresses([low, high]))) == 1
+    for versions in ((4,), (6,), (4, 6)):
+        many = networks("many", versions)
+        assert len(set(many)) == cidrs.MANY
+        assert not any(
+            a.overlaps(b) for a, b in zip(many, many[1:], strict=False) if a.version == b.version
+        )
+    assert {net.version for net in networks("mixed", (4, 6))} == {4, 6}
+    assert cidrs.reached("all-ipv4", (4, 6)) == (4,)
+
+
+def test_a_rule_about_a_value_that_is_none_is_an_error(monkeypatch):
+    real = scenario._load
+
+    def broken(kind, name):
+        data = real(kind, name)
+        data["impossible"][0]["when"]["versions"] = ["ipv5"]
+        return data
+
+    monkeypatch.setattr(scenario, "_load", broken)
+    with pytest.raises(errors.ConfigurationError, match="'ipv5'"):
+        scenario.matrix("load-balancers")
