@@ -167,10 +167,11 @@ def verdicts(folder: Path, as_json: bool) -> None:
     """
     from rich.console import Console
 
+    from sriov_lb_tests.verdicts import defects as registry
     from sriov_lb_tests.verdicts import record, report, table
     from sriov_lb_tests.verdicts.model import Verdict
 
-    _, results = record.read(folder)
+    about, results = record.read(folder)
     rows = table.rows(results)
     page = report.write(folder)
     if as_json:
@@ -180,6 +181,10 @@ def verdicts(folder: Path, as_json: bool) -> None:
         if not console.is_terminal:
             console = Console(width=140)
         table.render(rows, console)
+        means = {defect.id: defect.means for defect in registry.load().defects}
+        release = str(about.get("octavia_release", "")).replace("not told", "")
+        for paragraph in table.broken_promises(rows, means, release):
+            click.echo(f"\n{paragraph}")
         click.echo(f"Report: {page.resolve()}")
     good = (Verdict.PASS, Verdict.SKIPPED, Verdict.NOT_SUPPORTED)
     sys.exit(0 if rows and all(row.verdict in good for row in rows) else 1)

@@ -6,7 +6,7 @@ It exists because a run of one pass and a hundred skips exits with status 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -84,6 +84,32 @@ def summary(table: Iterable[Row]) -> str:
     parts = ", ".join(f"{number} {verdict.value}" for verdict, number in numbers.items())
     noun = "requirement" if total == 1 else "requirements"
     return f"{total} {noun}: {parts}."
+
+
+BROKEN = (Verdict.FAIL, Verdict.KNOWN_DEFECT, Verdict.NOT_ENFORCED)
+
+
+def broken_promises(table: Iterable[Row], means: Mapping[str, str], release: str = "") -> list[str]:
+    """Which promises do not hold, in words, one paragraph for each cause; [] if all hold.
+
+    :param means: what each known defect means for a user, by its id.
+    :param release: of Octavia, where it is known.
+    """
+    causes: dict[str, list[Row]] = {}
+    for row in table:
+        if row.verdict in BROKEN:
+            named = sorted({r.defect for r in row.results if r.verdict is row.verdict and r.defect})
+            causes.setdefault(", ".join(named), []).append(row)
+    where = f"Octavia {release}" if release else "This Octavia"
+    said = []
+    for cause, rows_of_it in sorted(causes.items()):
+        promises = "\n".join(f"  - {row.requirement}: {row.sentence}" for row in rows_of_it)
+        if cause:
+            text = " ".join(means.get(one, "") for one in cause.split(", ")).strip()
+            said.append(f"{where} does not keep, because of {cause}:\n{promises}\n  {text}")
+        else:
+            said.append(f"{where} does not keep, and no known defect explains it:\n{promises}")
+    return said
 
 
 def render(table: list[Row], console: Console) -> None:

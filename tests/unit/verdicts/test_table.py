@@ -81,3 +81,22 @@ def test_the_page_is_self_contained_and_escapes(tmp_path):
     data = json.loads((tmp_path / report.DATA).read_text())
     assert data["requirements"][0]["verdict"] == "KNOWN_DEFECT"
     assert report.load(tmp_path) == data
+
+
+def test_broken_promises_are_said_in_words_by_cause():
+    rows = table.rows(
+        [
+            result("A", Verdict.PASS),
+            result("B", Verdict.KNOWN_DEFECT, defect="D-1"),
+            result("C", Verdict.KNOWN_DEFECT, defect="D-1"),
+            result("E", Verdict.FAIL),
+            result("F", Verdict.ERROR),
+        ]
+    )
+    unknown, known = table.broken_promises(rows, {"D-1": "No traffic passes."}, "18.0.1")
+    assert known.startswith("Octavia 18.0.1 does not keep, because of D-1:\n  - B: Promise B.")
+    assert "- C: Promise C." in known and known.endswith("No traffic passes.")
+    assert "no known defect explains it" in unknown and "- E: Promise E." in unknown
+    # An error of ours breaks no promise of Octavia's.
+    assert "Promise F" not in unknown + known
+    assert table.broken_promises(rows[:1], {}) == []
