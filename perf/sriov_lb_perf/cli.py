@@ -33,6 +33,10 @@ def explained(function: Callable) -> Callable:
         except SriovLbError as error:
             click.echo(f"sriov-lb-perf: {type(error).__name__}: {error}", err=True)
             sys.exit(EXIT_UNCLEAR)
+        except KeyboardInterrupt:
+            # Not click's "Aborted!" with status 1: that would be a regression.
+            click.echo("sriov-lb-perf: told to end; what was built is taken away", err=True)
+            sys.exit(EXIT_UNCLEAR)
         except ImportError as error:
             missing = errors.MissingPackage(f"{error}.")
             click.echo(f"sriov-lb-perf: MissingPackage: {missing}", err=True)
@@ -245,7 +249,8 @@ def _compare(options: dict):
         from contextlib import nullcontext
 
         context = nullcontext(_pair(options))
-    with context as pair:
+    # Told to end while something is built: it is taken away all the same.
+    with comparing.told_to_end(), context as pair:
         shown = _Progress(profile, quiet=options["quiet"])
         with shown:
             outcome = comparing.compare(
