@@ -18,6 +18,7 @@ import sys
 import time
 
 BODY = b"member-1 " + b"x" * 55
+PAUSE_NS = 50_000_000  # nobody asks
 clock = time.perf_counter_ns
 
 
@@ -40,7 +41,7 @@ class Port:
         """Spin until the answer to a request read at ``read`` may leave."""
         now = clock()
         if self.slot:
-            if now - self.next > 50_000_000:
+            if now - self.next > PAUSE_NS:
                 self.next = now  # idle: what was not asked for is not caught up on
             due = max(self.next, read + self.hold)
             # Late once is not late for ever: the mean rate is kept.
@@ -52,8 +53,8 @@ class Port:
 
     def truth(self) -> dict:
         gaps = [b - a for a, b in zip(self.left, self.left[1:], strict=False)]
-        # A gap of many slots is a pause between two trials.
-        gaps = [gap for gap in gaps if gap < 5 * max(self.slot, 1)]
+        # A longer gap is a pause between two trials.
+        gaps = [gap for gap in gaps if gap < PAUSE_NS]
         found = {
             "answers": len(self.left),
             "slot_ns": sum(gaps) / len(gaps) if gaps else None,

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import signal
+import struct
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -124,3 +127,81 @@ def test_a_stop_of_200_ms_is_seen_by_the_open_loop_and_missed_by_the_closed_one(
     # Evidence that the stop happened in there too; one request per connection can be in it.
     assert 1 <= slow <= 2 * common["connections"], slow
     assert slow / len(naive) < late / 3, (slow, len(naive), late)
+
+
+def conversations(path) -> list[tuple[int, int]]:
+    """(time of a request, time of its answer), ns, of a capture of HTTP on one server port.
+
+    One request at a time is under way on a connection, so the next segment with data in the
+    other direction is its answer.
+    """
+    data = path.read_bytes()
+    if len(data) < 24:
+        return []
+    magic, _, _, _, _, _, link = struct.unpack_from("=IHHiIII", data)
+    assert magic == 0xA1B23C4D and link == 1, (hex(magic), link)  # ns, Ethernet
+    found, open_, at = [], {}, 24
+    while at + 16 <= len(data):
+        seconds, nanoseconds, kept, _ = struct.unpack_from("=IIII", data, at)
+        if at + 16 + kept > len(data):
+            break  # it is being written
+        frame = data[at + 16 : at + 16 + kept]
+        at += 16 + kept
+        header = 14 + 4 * (frame[14] & 15)
+        total = struct.unpack_from("!H", frame, 16)[0]
+        if total - (header - 14) - 4 * (frame[header + 12] >> 4) <= 0:
+            continue  # no data
+        ports = struct.unpack_from("!HH", frame, header)
+        when = seconds * 1_000_000_000 + nanoseconds
+        if frame[26:30] < frame[30:34]:  # from 10.77.1.1, the client
+            open_[ports] = when
+        elif ports[::-1] in open_:
+            found.append((open_.pop(ports[::-1]), when))
+    return found
+
+
+def test_the_probe_agrees_with_captures_at_both_ends(bed, normal, generator, tmp_path):
+    """The kernel's stamps against tcpdump on the client's device and on the load balancer's:
+    p50 and p99 within 2 us or 2 %."""
+    paths = {"client": tmp_path / "client.pcap", "lb": tmp_path / "lb.pcap"}
+    dumps = [
+        bed.capture("client", "to-lb", 80, paths["client"]),
+        bed.capture("lb", "to-client", 80, paths["lb"]),
+    ]
+    report = generator.job(
+        {
+            "job": "open", "url": normal, "connections": 16, "warmup": 0, "stamps": True,
+            "schedule": [[500, 500, 4.0]],
+        },
+        seconds=6,
+    )  # fmt: skip
+    times = Times(report["raw"])
+    stamped = times.kernel[times.answered]
+    # tcpdump gets its packets a block at a time.
+    deadline = time.monotonic() + 15
+    while any(len(conversations(path)) < len(stamped) for path in paths.values()):
+        assert time.monotonic() < deadline, {k: len(conversations(v)) for k, v in paths.items()}
+        time.sleep(0.2)
+    for dump in dumps:
+        dump.send_signal(signal.SIGINT)
+        dump.wait(10)
+        dump.stderr.close()
+    assert len(stamped) == 2000 and (stamped >= 0).all()
+    seen = {
+        name: np.array([back - out for out, back in conversations(path)])
+        for name, path in paths.items()
+    }
+    assert len(seen["client"]) == len(seen["lb"]) == len(stamped)
+    for q in (50, 99):
+        probe, client, server = (
+            float(np.percentile(v, q)) for v in (stamped, seen["client"], seen["lb"])
+        )
+        allowed = max(2_000, 0.02 * client)
+        assert abs(probe - client) <= allowed, (q, probe, client)
+        # The rest of the way is a veth pair: what the far end took is nearly all of it.
+        assert server <= client, (q, server, client)
+    # Request by request, not only as a distribution.
+    order = np.argsort(times.sent[times.answered], kind="stable")
+    out = np.array(sorted(conversations(paths["client"])))
+    apart = np.abs(stamped[order] - (out[:, 1] - out[:, 0]))
+    assert np.percentile(apart, 95) <= 5_000, np.percentile(apart, [50, 95, 99, 100])

@@ -141,21 +141,42 @@ class TestBed:
         self._until_open("client", f"{CLIENT_NET}.2", port)
         return f"https://{CLIENT_NET}.2:{port}/"
 
-    def metronome(self, *ports: tuple[int, float, float]) -> list[str]:
+    def metronome(
+        self, *ports: tuple[int, float, float], core: int | None = None
+    ) -> list[str]:
         """A target of known rate and delay in place of the load balancers; see metronome.py.
 
         :param ports: (port, slot in us, hold in us) each.
+        :param core: to pin it to.
         :return: a URL each.
         """
+        pinned = [] if core is None else ["taskset", "-c", str(core)]
         script = Path(__file__).with_name("metronome.py")
         texts = [f"{port}:{slot}:{hold}" for port, slot, hold in ports]
         self._start(
             f"metronome-{ports[0][0]}", "lb",
-            [sys.executable, str(script), f"{CLIENT_NET}.2", *texts],
+            [*pinned, sys.executable, str(script), f"{CLIENT_NET}.2", *texts],
         )  # fmt: skip
         for port, _, _ in ports:
             self._until_open("client", f"{CLIENT_NET}.2", port)
         return [f"http://{CLIENT_NET}.2:{port}/" for port, _, _ in ports]
+
+    def capture(self, where: str, device: str, port: int, path: Path) -> subprocess.Popen:
+        """tcpdump of one TCP port, time stamps in ns; ready to capture when this returns."""
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", f"{self.prefix}-{where}", "tcpdump", "-i", device, "-n",
+             "-s", "128", "-B", "16384", "--time-stamp-precision=nano", "-U", "-w", str(path),
+             "tcp", "port", str(port)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        said = b""
+        while b"listening on" not in said:
+            piece = process.stderr.readline()
+            if not piece:
+                raise RuntimeError(f"tcpdump ended: {said!r}")
+            said += piece
+        self.processes[f"tcpdump-{where}-{port}"] = process
+        return process
 
     def udp_echo(self, port: int, *, drop_each: int = 0) -> tuple[str, int]:
         """A UDP server that sends back what it gets, but for every ``drop_each``-th."""
