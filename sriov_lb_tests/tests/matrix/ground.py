@@ -126,6 +126,18 @@ class Ground:
 
     # --- load balancers ---
 
+    @once
+    def listener_on_a_normal_vip(self) -> str:
+        """The control of listeners that fail on SR-IOV VIPs: the state of one on a normal VIP."""
+        lb = self.lbs.wait(self.site.ask_load_balancer("normal", what="matrix-control").id)
+        try:
+            self.lbs.create_listener(lb, protocol="TCP", port=80)
+        except (errors.ResourceFault, errors.StuckPending):
+            return "ERROR"
+        finally:
+            self.lbs.delete(lb.id)
+        return "ACTIVE"
+
     def ask(self, row: Row) -> Any:
         """Ask for the load balancer of a row; does not wait."""
         values = row.values

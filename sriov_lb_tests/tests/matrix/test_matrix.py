@@ -166,7 +166,14 @@ class TestMatrix(Agrees, base.SriovLbTest):
             outcome.problems.append(f"Octavia refuses {self._listener(cell, wanted)} {refusal}")
         except (errors.ResourceFault, errors.StuckPending) as error:
             outcome.verdict = Verdict.FAIL
-            outcome.seen.update(operation="listener-create", cidrs=cell.cidrs)
+            outcome.seen["cidrs"] = cell.cidrs
+            if balancer.sriov and not balancer.ports:
+                # Maybe no listener can be had at all: then that is what has a name.
+                outcome.seen.update(
+                    operation="listener-create",
+                    sriov="ERROR" if isinstance(error, errors.ResourceFault) else "PENDING",
+                    normal=ground.listener_on_a_normal_vip,
+                )
             outcome.problems.append(
                 f"On a {balancer.row.values['vip']} VIP, {self._listener(cell, wanted)} was to be "
                 f"ACTIVE and ended in ERROR. {error.message}"

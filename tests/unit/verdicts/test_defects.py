@@ -87,3 +87,40 @@ def test_the_proof_about_members_on_a_network_of_their_own_is_named(registry):
     assert registry.match("ENF-008", witness, {}, "16.0.0").id == "OCTAVIA-MEMBER-NOTRACK"
     assert registry.match("ENF-008", witness.replace("eth2", "eth1"), {}) is None
     assert registry.match("ENF-002", witness, {}) is None
+
+
+#: What the tests said when they saw them, and what a healthy or another failure says.
+SEEN = [
+    (
+        "OCTAVIA-AMPHORA-FORWARDS", "ISO-004",
+        "from the VIP network to the member network, IPv4: UDP datagram to 198.51.100.1:9 from "
+        "203.0.113.109 was forwarded, and arrived at member90 ens4 as Ether / IP / UDP",
+        "from the VIP network to the member network, IPv4: the control did not arrive at member90",
+    ),
+    (
+        "OCTAVIA-FOREIGN-ADDRESSES", "ISO-006",
+        "The amphora's port fa:16:3e:7f:b4:82 sent Ether / ARP is at fa:16:3e:7f:b4:82 says "
+        "198.51.100.98 under 198.51.100.98, which is not an address of that port (IPv4)",
+        "203.0.113.9 was answered for by fa:16:3e:00:00:01, not by an amphora.",
+    ),
+    (
+        "OCTAVIA-CIDRS-WITHIN-CIDRS", "MTX-05 tcp/nested",
+        "On a direct VIP, a TCP listener with the allowed_cidrs 203.0.113.64/26, 203.0.113.77/32, "
+        "which contain one another, was to be ACTIVE and ended in ERROR. The listener x",
+        "On a normal VIP, a TCP listener with the allowed_cidrs 203.0.113.64/26, 203.0.113.77/32, "
+        "which contain one another, was to be ACTIVE and ended in ERROR. The listener x",
+    ),
+    (
+        "OCTAVIA-ALL-OF-IPV4", "MTX-04 http/all-ipv4",
+        "policy and wire disagree: TCP SYN from 2001:db8:113::5 may not pass (listener a (HTTP "
+        "8104) is open to 0.0.0.0/0, and 2001:db8:113::5 is not in there), but it came through",
+        "policy and wire disagree: TCP SYN from 203.0.113.5 may not pass (listener a (HTTP 8104) "
+        "is open to 203.0.113.9/32, and 203.0.113.5 is not in there), but it came through",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "requirement", "said", "other"), SEEN)
+def test_what_the_tests_saw_has_its_name(registry, name, requirement, said, other):
+    assert registry.match(requirement, said, {}, "16.0.0").id == name
+    assert registry.match(requirement, other, {}, "16.0.0") is None
