@@ -272,18 +272,26 @@ class Prober:
                     raise Refused("a frame has no flow: nobody could tell its answer")
                 self.rings.setdefault(key, (stream, turn))
                 sources.add(_source(frame))
+        self.open(interface, sources)
+        self.follower = Follower(interface, streams) if follow else None
+        self.next, self.strangers = 0, 0
+        self.start_ns, self.start = time.time_ns(), time.monotonic()
+
+    def open(self, interface, sources):
         self.sender = packet_socket(0, interface["index"])
         try:
             self.sock = packet_socket(ETH_P_ALL, interface["index"], allmulti=True)
             if None not in sources:  # ARP and ND have none: then everything is looked at
                 attach_filter(self.sock, answers_to(sorted(sources)))
-            self.sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)  # what came before the filter
+            self.lost()  # what came before the filter is no loss
         except BaseException:
             self.sender.close()
             raise
-        self.follower = Follower(interface, streams) if follow else None
-        self.next, self.strangers = 0, 0
-        self.start_ns, self.start = time.time_ns(), time.monotonic()
+
+    def lost(self):
+        """Frames the kernel dropped for want of room, since the last call."""
+        data = self.sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
+        return struct.unpack("=II", data)[1]
 
     def sockets(self):
         found = [self.sock] + [flow.sock for flow in self.flows if flow.sock]
@@ -414,13 +422,12 @@ class Prober:
             flow.next = float("inf")
 
     def report(self):
-        lost = struct.unpack("=II", self.sock.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1]
         head = {
             "start_ns": self.start_ns,
             "period": self.period,
             "slots": self.next,
             "over": self.next >= self.slots,
-            "dropped": lost,
+            "dropped": self.lost(),
             "strangers": self.strangers,
             "moves": self.follower.moves if self.follower else [],
             "streams": [],

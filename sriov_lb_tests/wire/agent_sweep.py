@@ -56,6 +56,8 @@ SLOWEST = 5000.0
 DOUBT = 0.001
 #: Silent ports asked once more in the end.
 SAMPLE = 1024
+#: Passes without news that end the search, once answers are known to be limited.
+CALM = 3
 #: Linux sends one ICMP error a second to a destination, or so many at once after a rest
 #: (XRLIM_BURST_FACTOR in net/ipv4/route.c): after that silence is no sign of a drop. After a rest
 #: of REST seconds it has RESTED of them to send for sure, whatever was before.
@@ -412,6 +414,11 @@ class Sweep:
             wanted += 1
         return wanted
 
+    def unsure(self):
+        """Silent ports without their credits."""
+        wanted, credits = self.wanted(), self.credits
+        return [port for port in self.silent() if credits[port] < wanted]
+
     def silent(self):
         return [port for port in self.ports if not self.states[port]]
 
@@ -453,23 +460,27 @@ class Sweep:
     def rounds(self, todo):
         """Ask until every silent port has its credits and nothing new comes. False: time is up,
         or the control is dead."""
-        report = None
+        report, sampled, calm = None, False, 0
         while time.monotonic() < self.limit:
             report, before = self.once(todo), report
             dead = [one for one in (before, report) if one and 2 * one["lost"] > one["controls"]]
             if len(dead) == 2 or not self.answered:
                 return False  # what is left answers by chance
-            wanted, silent = self.wanted(), self.silent()
-            todo = [port for port in silent if self.credits[port] < wanted]
+            todo = self.unsure()
             if todo:
                 continue
+            silent = self.silent()
             if not silent:
                 return True
-            if not self.limited:
+            if not self.limited and not sampled:
                 # Once more, a sample: those beside ports that answer, and others at random.
-                report = self.once(self.sample(silent))
-                self.limited = bool(report["fresh"] - report["icmp"] > 0)
-            if report["fresh"] - report["icmp"] <= 0:
+                report, sampled = self.once(self.sample(silent)), True
+                self.limited = report["fresh"] > report["icmp"]
+                todo = self.unsure()
+                if todo and not self.limited:
+                    continue  # the sample showed more loss than was known
+            calm = calm + 1 if report["fresh"] <= report["icmp"] else 0
+            if not self.limited or calm == CALM:
                 return report["lost"] < report["controls"]
             # Something answers late, seldom or by luck: all of them again, slower.
             self.pace = max((self.pace or self.speed()) / 2, SLOWEST)

@@ -7,11 +7,13 @@ gets each frame that is sent and returns the frames that come back.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 
 from sriov_lb_tests import errors
-from sriov_lb_tests.wire.agent import OUTGOING, answer_key, flow_key
+from sriov_lb_tests.wire import agent_prober
+from sriov_lb_tests.wire.agent import OUTGOING, answer_key, flow_key, unpack_frames
 from sriov_lb_tests.wire.capture import Captured, Frame
 from sriov_lb_tests.wire.host import Interface, Result, interface_from
 
@@ -48,9 +50,18 @@ class FakeAgent:
             self._interfaces[args["interface"]]["addresses"].append(args["address"])
         elif op == "delete_address":
             self._interfaces[args["interface"]]["addresses"].remove(args["address"])
+        elif op == "hello":
+            return {**self.hello, "clock_ns": time.time_ns()}, b""
+        elif op == "prober_start":
+            self._prober = _FakeProber(self.network, body, **args)
+        elif op == "prober_stop":
+            return self._prober.run()
         else:
             raise errors.AgentFailed(f"The fake agent has no operation {op}.")
         return {}, b""
+
+    def extend(self, part: str) -> None:
+        """The fake has all parts."""
 
     def resolve(self, interface: str, target: str, **_options) -> str:
         if target not in self.neighbours:
@@ -90,6 +101,45 @@ class FakeAgent:
         self.closed = True
 
 
+class _FakeProber(agent_prober.Prober):
+    """The guest's prober over a function; it runs when it is stopped, as fast as it can."""
+
+    SLOTS = 20
+
+    def __init__(self, network: Network, body: bytes, *, streams, flows, rate, lasting, **_args):
+        self.network = network
+        frames = unpack_frames(body)
+        made = []
+        for how in streams:
+            made.append(agent_prober.Stream(frames[: how["frames"]], how))
+            frames = frames[how["frames"] :]
+        super().__init__({}, made, (), rate, min(lasting, self.SLOTS / rate))
+        self.unconnected = len(flows)
+
+    def open(self, interface, sources):
+        self.sender, self.sock = self, None
+
+    def lost(self) -> int:
+        return 0
+
+    def send(self, frame) -> None:
+        """As the socket: what comes back is received."""
+        self.answers = list(self.network(bytes(frame)))
+
+    def run(self):
+        for number in range(self.SLOTS):
+            for stream in self.streams:
+                stream.send(self, number)
+                for answer in self.answers:
+                    self.receive((time.time_ns(), 0, len(answer), answer))
+        self.next = self.SLOTS
+        head, body = self.report()
+        head["flows"] = [
+            {"state": "not connected: fake", "ended_ns": 0, "connected_ns": 0, "pings": 0}
+        ] * self.unconnected
+        return head, body
+
+
 class FakeHost:
     """Commands from a table, frames from a function.
 
@@ -109,6 +159,7 @@ class FakeHost:
         self.agent = FakeAgent(network, interfaces or {})
         self.commands = dict(commands or {})
         self.ran: list[tuple[str, ...]] = []
+        self._opened = False
 
     def run(
         self, argv, *, input=None, timeout: float = 60.0, check: bool = True, root: bool = False
@@ -126,7 +177,13 @@ class FakeHost:
         raise errors.AgentFailed("A fake host has no channels.")
 
     def open_agent(self, *, netns: str | None = None) -> FakeAgent:
-        return self.agent
+        """The first is ``agent``; others are its like, and close for themselves."""
+        if not self._opened:
+            self._opened = True
+            return self.agent
+        other = FakeAgent(self.agent.network, self.agent._interfaces)
+        other.neighbours = self.agent.neighbours
+        return other
 
     def send(self, interface: str, frames: Sequence[bytes], schedule=None) -> dict:
         return self.agent.send(interface, frames, schedule)

@@ -59,7 +59,7 @@ SERVED = (guest.SYN_ACK, guest.DATAGRAM, guest.OTHER)
 #: Source ports of the prober: below those of other probes and of the kernel.
 FIRST_PORT, PORTS, PORTS_OF_ONE = 1100, 28_000, 8192
 #: Frames in turn, for probes that the agent does not patch.
-RING = 256
+RING = 128
 #: A sender that sent nothing for so many slots was late.
 HOLE = 3
 
@@ -285,8 +285,9 @@ def interruptions(
     :param period_ns: of the schedule.
 
     Between two answers that follow each other, the silence begins with the first probe sent after
-    all that are answered so far, and ends a usual round trip before the second. So late answers
-    are silence as lost ones are, and a sender that pauses is not.
+    all that are answered so far (or with the first answer, if that came later), and ends a usual
+    round trip before the second. So late answers are silence as lost ones are, and a sender that
+    pauses is not.
     """
     order = [number for number, at in enumerate(sent) if at]
     if not order:
@@ -310,7 +311,11 @@ def interruptions(
         if until - latest > HOLE * period_ns:
             # Nobody asked any more: how much longer it was silent is not known.
             until = int(latest + period_ns)
-        start = sent[order[position]]
+        # Answers that come late, but one after the other as they should, are one silence: the one
+        # before the first of them.
+        start = max(sent[order[position]], int(last + period_ns) - usual if last else 0)
+        if until <= start:
+            return
         found.append(Interruption(start, until, stop - position, unsent / 1e9, over))
 
     ranks = {number: rank for rank, number in enumerate(order)}
