@@ -175,7 +175,10 @@ def _undo(ledger: Ledger, connections: Clouds, group: Any, say: Callable[[str], 
 
 
 #: Nova's words when no host has what an instance asks for, a free VF among it.
-NO_HOST = ("No valid host", "NoValidHost", "Insufficient compute resources", "claim PCI device")
+NO_HOST = (
+    "No valid host", "NoValidHost", "Insufficient compute resources", "claim PCI device",
+    "attach_interface",
+)  # fmt: skip
 
 
 def _built(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:

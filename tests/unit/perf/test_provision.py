@@ -65,6 +65,7 @@ def test_a_member_of_a_project_compares_without_looking_inside():
     ("fault", "words"),
     [
         ("No valid host was found. There are not enough hosts available.", "has no room"),
+        ("instance i on compute-3: ACTIVE; Nova says: attach_interface: IndexError", "has no room"),
         ("", "most often no host has a VF free"),
     ],
 )
