@@ -15,6 +15,8 @@ from sriov_lb_tests.policy.packet import Packet
 
 #: How many sources of each kind are tried for one listener and IP version.
 SOURCES = 3
+#: The same for a thorough look: both ends of several CIDRs.
+MANY_SOURCES = 12
 
 #: TCP ports of an amphora's own services: ssh, stick tables, agent.
 AMPHORA_PORTS = (22, 1025, 9443)
@@ -132,6 +134,7 @@ def questions(
     ports: Sequence[int] = (),
     neighbours: bool = True,
     thorough: bool = False,
+    sources: int | None = None,
 ) -> list[Question]:
     """What to ask of the wire.
 
@@ -139,8 +142,12 @@ def questions(
     :param neighbours: ask for the ports beside each listener's, too.
     :param thorough: also for what no listener is about: other protocols, the amphora's own
         services, the pair's, ICMP, address configuration.
+    :param sources: how many of each kind are tried for one listener and IP version; by default
+        :data:`SOURCES`, and :data:`MANY_SOURCES` when thorough.
     """
-    maker = _Questions(policy, reach)
+    if sources is None:
+        sources = MANY_SOURCES if thorough else SOURCES
+    maker = _Questions(policy, reach, sources)
     found = list(maker.ask(tuple(ports), neighbours))
     if thorough:
         found += maker.beyond(found)
@@ -148,8 +155,8 @@ def questions(
 
 
 class _Questions:
-    def __init__(self, policy: Policy, reach: Reach) -> None:
-        self.policy, self.reach = policy, reach
+    def __init__(self, policy: Policy, reach: Reach, limit: int) -> None:
+        self.policy, self.reach, self.limit = policy, reach, limit
         self.vips: dict[int, list[str]] = {4: [], 6: []}
         for text in policy.vips:
             self.vips[address(text)[0]].append(text)
@@ -184,7 +191,7 @@ class _Questions:
         allowed = self._some(version, listener.sources(version), inside=True)
         passing = []
         for number, vip in enumerate(vips):
-            for source in allowed[: 1 if number else SOURCES]:
+            for source in allowed[: 1 if number else self.limit]:
                 packet = self.packet(source, vip, listener.protocol, listener.port)
                 if self.promise(packet) is not Promise.REQUIRED:
                     continue
@@ -273,6 +280,6 @@ class _Questions:
         found = []
         for text in self.reach.sources(version, wanted, inside=inside):
             found.append(text)
-            if len(found) == SOURCES:
+            if len(found) == self.limit:
                 break
         return found

@@ -30,12 +30,12 @@ class Stage(enum.Enum):
     PASSED_FILTER = "passed"
 
 
-#: Stage -> hook and priority. The filter of Octavia is at input, priority 0; defragmentation at
-#: -400 and conntrack at -200 of prerouting.
+#: Stage -> hook and priority. The filter of Octavia is at input, priority 0, an operator's may be
+#: anywhere there; defragmentation is at -400 and conntrack at -200 of prerouting.
 _PLACES = {
     Stage.ARRIVED: ("prerouting", -410),
-    Stage.REACHED_FILTER: ("input", -1),
-    Stage.PASSED_FILTER: ("input", 1),
+    Stage.REACHED_FILTER: ("input", -2_000_000_000),
+    Stage.PASSED_FILTER: ("input", 2_000_000_000),
 }
 
 

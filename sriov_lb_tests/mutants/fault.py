@@ -23,6 +23,7 @@ class Test(enum.Enum):
     DENIED = "denied"
     PORTS = "ports"
     STRANGERS = "strangers"
+    REQUESTS = "requests"
     FLOWS = "flows"
     NEIGHBOURS = "neighbours"
     CATALOGUE = "catalogue"
@@ -43,6 +44,7 @@ MEANING = {
     Test.DENIED: "sources that it is not open to, at the edges of its CIDRs, are not",
     Test.PORTS: "TCP ports without a listener are silent",
     Test.STRANGERS: "UDP, ICMP, VRRP, tunnels, services of the amphora: silent",
+    Test.REQUESTS: "an HTTP request through the VIP is answered by a member",
     Test.FLOWS: "a connection that stands is answered on; errors about it come through",
     Test.NEIGHBOURS: "the VIP answers neighbour solicitation, and hears advertisements",
     Test.CATALOGUE: "packet classes of the catalogue meet the fate they deserve",

@@ -206,7 +206,9 @@ def mark(row: Row, test: Test) -> str:
 
 
 #: Tests of what is no packet that stands for itself: it belongs to a flow, or is no request.
-ALONE = frozenset({Test.FLOWS, Test.NEIGHBOURS, Test.CATALOGUE, Test.FORWARDING})
+ALONE = frozenset(
+    {Test.REQUESTS, Test.FLOWS, Test.NEIGHBOURS, Test.CATALOGUE, Test.FORWARDING}
+)
 
 
 def judge(

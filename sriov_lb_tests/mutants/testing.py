@@ -4,24 +4,27 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from scapy.layers.inet import IP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.agreement import Question, Reach, Seat, questions, send
-from sriov_lb_tests.agreement.sending import Answered
+from sriov_lb_tests.agreement.sending import Answered, sendable
+from sriov_lb_tests.amphora import Stage
 from sriov_lb_tests.amphora.amphora import RULES_FILE
 from sriov_lb_tests.mutants.fault import Test
 from sriov_lb_tests.mutants.listing import Listing
 from sriov_lb_tests.mutants.seeding import ours
 from sriov_lb_tests.packets.catalogue import Case, Context, cases
-from sriov_lb_tests.packets.probe import tcp_syn
+from sriov_lb_tests.packets.probe import Identity, Probe, tcp_syn
+from sriov_lb_tests.packets.probe import network as network_header
 from sriov_lb_tests.policy import packet as headers
 from sriov_lb_tests.policy.intervals import address, canonical, contains, network
 from sriov_lb_tests.policy.model import IMPOSSIBLE_SOURCES, Listener, Match, Policy, Promise
@@ -37,8 +40,8 @@ CLASSES = (
     "tcp-stray-denied-sa", "tcp-stray-closed-sa", "tcp-stray-closed-null", "tcp-stray-closed-fpu",
     "tcp-stray-closed-f", "tcp-stray-denied-a", "tcp-stray-answer", "udp-tcp-port",
     "udp-closed-53", "udp-answer-from-53", "udp-dhcp-mixed", "udp-dhcp-wrong-source",
-    "udp-dhcp-wrong-destination", "sctp-tcp-port", "icmp-type-5", "icmp-type-8", "icmp-type-13",
-    "icmp-type-128", "icmp-type-137", "icmp-type-129", "vrrp-stranger-vip", "protocols-002",
+    "udp-dhcp-wrong-destination", "sctp-init-tcp-port", "icmp-type-5", "icmp-echo-denied",
+    "icmp-echo-huge", "icmp-type-137", "icmp-type-129", "vrrp-stranger-vip", "protocols-002",
     "protocols-004", "protocols-041", "protocols-047", "protocols-050", "protocols-089",
 )  # fmt: skip
 FLOWS = ("tcp-flow-keepalive", "tcp-flow-acknowledgement", "icmp-flow-")
@@ -47,6 +50,8 @@ NEIGHBOURS = ("icmp-solicitation-v6", "icmp-solicitation-denied", "icmp-solicita
 
 #: Witnesses of the proof that are sent, of each kind.
 SENT = 3
+
+_SOLICITED = ipaddress.ip_address("ff02::1:ff00:0")
 
 
 @dataclass
@@ -98,6 +103,8 @@ def sendable_space(policy: Policy, reach: Reach) -> list[Match]:
         vips = canonical(network(t)[1] for t in policy.vips if address(t)[0] == version)
         taken = [network(t)[1] for t in reach.taken if address(t)[0] == version]
         here = [network(t)[1] for t in (*reach.links, *reach.own) if network(t)[0] == version]
+        # The first bytes that probes of other protocols carry where others have ports.
+        plain = {"sport": ((0x534C, 0x534C),), "dport": ((0x4231, 0x4231),)}
         common = {
             "interfaces": frozenset({policy.vip_interface}),
             "version": version,
@@ -115,7 +122,7 @@ def sendable_space(policy: Policy, reach: Reach) -> list[Match]:
             Match(**common, **new, **ports, protocols=one[0], flags=begin),
             Match(**common, **new, **ports, protocols=one[1]),
             Match(**common, **new, protocols=one[2], icmp_types=(ping,)),
-            Match(**common, **new, protocols=frozenset({headers.VRRP, 47, 50})),
+            Match(**common, **new, **plain, protocols=frozenset({headers.VRRP, 47, 50})),
         ]
     return found
 
@@ -133,7 +140,10 @@ def context_of(policy: Policy, reach: Reach, holder: Seat, version: int) -> Cont
     guarded = next((one for one in listeners if one.sources(version) != whole), None)
     free = next((one for one in listeners if one.sources(version) == whole), None)
     aimed = guarded or free
-    allowed = next(reach.sources(version, aimed.sources(version), inside=True), None)
+    inside = list(itertools.islice(reach.sources(version, aimed.sources(version), inside=True), 9))
+    # The kernel of the vantage resets connections that it did not open from its own addresses.
+    played = [text for text in inside if text not in reach.own]
+    allowed = (played or inside or [None])[0]
     denied = next(reach.sources(version, aimed.sources(version), inside=False), None)
     if allowed is None:
         return None
@@ -179,12 +189,15 @@ class Tests:
                 made = context_of(subjects.policy, subjects.reach, subjects.holder, version)
                 if made is not None:
                     self._contexts[version] = made
+        self.wanted_requests = self.answered() if subjects.vantage is not None else []
 
     def applicable(self) -> set[Test]:
         """The columns that can say anything here."""
         found = {Test.PROOF} | ({Test.DISK} if self.on.rules_file else set())
         if self.on.vantage is not None:
             found |= {Test.ALLOWED, Test.DENIED, Test.PORTS, Test.STRANGERS, Test.WITNESSES}
+            if self.wanted_requests:
+                found.add(Test.REQUESTS)
             if self._contexts:
                 found |= {Test.FLOWS, Test.CATALOGUE, Test.FORWARDING}
             if 6 in self._contexts:
@@ -230,6 +243,69 @@ class Tests:
 
     # on the wire
 
+    def answered(self) -> list[tuple[str, int, str]]:
+        """(VIP, port, source) of HTTP listeners that a member answers on without any fault."""
+        on = self.on
+        found = []
+        for one in on.policy.listeners:
+            if not one.served or one.kind not in ("HTTP", "TCP", "TERMINATED_HTTPS"):
+                continue
+            for vip in on.policy.vips:
+                version = address(vip)[0]
+                allowed = on.reach.sources(version, one.sources(version), inside=True)
+                source = next((text for text in allowed if text in on.reach.own), None)
+                if source and self._request(vip, one.port, source)[0]:
+                    found.append((vip, one.port, source))
+        return found
+
+    def _request(self, vip: str, port: int, source: str) -> tuple[bool, str]:
+        try:
+            answer = self.on.vantage.http(vip, port, source=source, timeout=3.0)
+        except errors.AgentFailed as error:
+            return False, error.message
+        return answer.status < 500, f"status {answer.status}"
+
+    def requests(self) -> Outcome:
+        """Requests that were answered without a fault."""
+        out = Outcome()
+        for vip, port, source in self.wanted_requests:
+            good, said = self._request(vip, port, source)
+            if not good:
+                out.alarms.append(
+                    f"An HTTP request from {source} to {vip} port {port} has to be answered by a "
+                    f"member, as it was before, and is not: {said}"
+                )
+        return out
+
+    def solicitation(self) -> Outcome:
+        """Neighbour solicitation for the IPv6 VIP, to its multicast group: counted and answered."""
+        out, vantage = Outcome(), self.on.vantage
+        context = self._contexts[6]
+        low = ipaddress.ip_address(context.vip).packed[-3:]
+        group = str(ipaddress.ip_address(_SOLICITED.packed[:13] + low))
+
+        def build(probe: Probe, identity: Identity):
+            asked = ICMPv6ND_NS(tgt=context.vip)
+            return network_header(probe, identity, hlim=255) / asked / ICMPv6NDOptSrcLLAddr(
+                lladdr=vantage.interface.mac
+            )
+
+        probe = Probe("neighbour solicitation for the VIP", group, build, context.allowed)
+        with self.on.holder.inside.counting(vantage.interface.mac) as counts:
+            seen = vantage.ask(probe, tries=1)
+        stages = [counts.of(one, 6) for one in seen.identities]
+        if seen.answers or any(one[Stage.PASSED_FILTER] for one in stages):
+            return out
+        if any(one[Stage.ARRIVED] for one in stages):
+            out.alarms.append(
+                f"A neighbour solicitation for {context.vip} from {context.allowed} has to pass "
+                "(neighbour discovery: without it no IPv6 packet arrives), but it arrived and did "
+                "not come through."
+            )
+        else:
+            out.unclear.append(str(seen))
+        return out
+
     @contextmanager
     def flows(self) -> Iterator[dict[int, Context]]:
         """Contexts with a live connection each."""
@@ -237,13 +313,17 @@ class Tests:
         vantage = self.on.vantage
         try:
             for version, context in self._contexts.items():
+                if context.allowed in self.on.reach.own:
+                    made[version] = context
+                    continue
                 flow = vantage.open_flow(context.vip, context.tcp_port, source=context.allowed)
                 values = {**context.__dict__, "flow": flow}
                 made[version] = Context(**values)
             yield made
         finally:
             for context in made.values():
-                vantage.close_flow(context.vip, context.flow)
+                if context.flow is not None:
+                    vantage.close_flow(context.vip, context.flow)
 
     def agreement(self, stale_ports: Sequence[int] = ()) -> Outcomes:
         """The questions that follow from the policy."""
@@ -265,10 +345,14 @@ class Tests:
             on.policy,
             rulesets[on.holder.id],
             interfaces=(on.policy.vip_interface,),
-            limit=SENT,
+            limit=2 * SENT,
             within=sendable_space(on.policy, on.reach),
         )
-        asked = [_question(one) for one in (*proof.too_open[:SENT], *proof.too_closed[:SENT])]
+        asked = [
+            _question(one)
+            for kind in (proof.too_open, proof.too_closed)
+            for one in [w for w in kind if sendable(w.packet, on.policy.vip_interface)][:SENT]
+        ]
         if asked:
             for one in send(asked, on.vantage, on.reach.own, [on.holder]):
                 _add(out, on.policy, one)
@@ -326,7 +410,10 @@ class Tests:
                 with vantage.capture({"addresses": [target]}, title="forwarding") as captured:
                     vantage.send([frame] * 3, 200, title="for somebody else")
                     # The control: the amphora is alive, and what was sent before has had its time.
-                    vantage.resolve(self._contexts[version].vip)
+                    try:
+                        vantage.resolve(self._contexts[version].vip)
+                    except errors.ControlFailed as error:
+                        out.unclear.append(error.message)
             finally:
                 vantage.stop_playing(target)
             back = [one for one in captured.frames if not one.outgoing and tag in one.data]
@@ -363,8 +450,14 @@ class Tests:
         if self.on.vantage is not None:
             found.update(self.agreement(stale_ports))
             found[Test.WITNESSES] = self.witnesses(rulesets)
+            if self.wanted_requests:
+                found[Test.REQUESTS] = self.requests()
             if contexts:
                 found.update(self.catalogue(contexts))
+                if 6 in contexts:
+                    asked = self.solicitation()
+                    found[Test.NEIGHBOURS].alarms[:0] = asked.alarms
+                    found[Test.NEIGHBOURS].unclear += asked.unclear
                 found[Test.FORWARDING] = self.forwarding()
         return found
 
@@ -372,11 +465,9 @@ class Tests:
         """Whether a packet that can be sent from here shows that a ruleset is wrong."""
         on = self.on
         space = sendable_space(on.policy, on.reach)
-        return bool(
-            disagreements(
-                on.policy, ruleset, interfaces=(on.policy.vip_interface,), limit=1, within=space
-            )
-        )
+        name = on.policy.vip_interface
+        found = disagreements(on.policy, ruleset, interfaces=(name,), limit=2, within=space)
+        return any(sendable(one.packet, name) for one in (*found.too_open, *found.too_closed))
 
 
 def column(question: Question, listeners: Sequence[Listener]) -> Test:
@@ -396,7 +487,9 @@ def column(question: Question, listeners: Sequence[Listener]) -> Test:
 
 def _question(witness: Witness) -> Question:
     packet = witness.packet
-    return Question(packet, "a witness of the proof", witness.clause.promise, None, False)
+    # Sources of the sendable space are ones that answers come back to.
+    shows = packet.protocol == headers.TCP
+    return Question(packet, "a witness of the proof", witness.clause.promise, None, shows)
 
 
 def _add(out: Outcome, policy: Policy, one: Answered) -> None:

@@ -24,7 +24,7 @@ from sriov_lb_tests.mutants.listing import (
 
 PROOF, ALLOWED, DENIED = Test.PROOF, Test.ALLOWED, Test.DENIED
 PORTS, STRANGERS, CATALOGUE = Test.PORTS, Test.STRANGERS, Test.CATALOGUE
-FLOWS, NEIGHBOURS = Test.FLOWS, Test.NEIGHBOURS
+FLOWS, NEIGHBOURS, REQUESTS = Test.FLOWS, Test.NEIGHBOURS, Test.REQUESTS
 
 
 # --- the chain itself ----------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def _dhcp_without(field: str) -> Make:
         if not any("match" in statement for statement in kept):
             return None
         listing = target.listing.copy()
-        listing.insert_rule(target.gate, kept)
+        listing.insert_rule(target.gate, kept, first=True)
         return Change(f"DHCP's rule lost its {field}", listing)
 
     return make
@@ -354,7 +354,7 @@ FAULTS: tuple[Fault, ...] = (
           chain_beside("a chain at priority 10 drops everything", lambda t: [], prio=10,
                        policy="drop")),
     Fault("beside-notrack", "TCP on the VIP's interface is exempt from connection tracking",
-          (PROOF, FLOWS),
+          (PROOF, REQUESTS),
           chain_beside("TCP of the VIP's interface is not tracked", _notrack, hook="prerouting",
                        prio=-300)),
     Fault("beside-accepts", "an operator's earlier chain accepts", (),
@@ -364,9 +364,9 @@ FAULTS: tuple[Fault, ...] = (
           chain_beside("an empty chain hangs beside it", lambda t: []),
           unseen="it decides nothing"),
     # states
-    Fault("states-lost", "the rule on connection states is gone", (PROOF, FLOWS),
+    Fault("states-lost", "the rule on connection states is gone", (PROOF, FLOWS, REQUESTS),
           rule_changed(_states, lambda e: None, "the rule on states is gone")),
-    Fault("state-established-lost", "what belongs to a connection is not let in", (PROOF, FLOWS),
+    Fault("state-established-lost", "answers of members are not let in", (PROOF, REQUESTS),
           rule_changed(_states, _state("established", None), "established is not named")),
     Fault("state-established-drop", "what belongs to a connection is dropped", (PROOF, FLOWS),
           rule_changed(_states, _state("established", DROP), "established is dropped")),

@@ -33,6 +33,11 @@ def _row(version: int | None = None, *, bounded: bool = False) -> Pick:
     return lambda target: target.listener(version, bounded=bounded)
 
 
+def _aimed(target: Target) -> Entry | None:
+    """The row that the catalogue is aimed at: one with a CIDR, if there is one."""
+    return target.listener(4) or target.listener(6) or target.listener()
+
+
 def _text(entry: Entry) -> str:
     where = entry.network or "everybody"
     return f"the row of {entry.transport} port {entry.port} for {where}"
@@ -231,7 +236,7 @@ def _bounds(target: Target) -> Expression | None:
 
 
 def _first_port(target: Target) -> int | None:
-    entry = target.listener()
+    entry = _aimed(target)
     return entry.port if entry else None
 
 
@@ -383,7 +388,7 @@ FAULTS: tuple[Fault, ...] = (
           replaced(_row(), lambda e: [e.with_port(port("tcp", e.port, op="!="))], "is negated")),
     Fault("source-port", "the port is matched against the source's",
           (PROOF, ALLOWED, CATALOGUE),
-          replaced(_row(), lambda e: [e.with_port(port("tcp", e.port, field="sport"))],
+          replaced(_aimed, lambda e: [e.with_port(port("tcp", e.port, field="sport"))],
                    "looks at the source port")),
     Fault("source-port-too", "a packet from the listener's port number gets in",
           (PROOF, CATALOGUE),
