@@ -6,14 +6,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import browser
 import pytest
 import yaml
+import year
 
 import sriov_lb_perf
 import sriov_lb_tests
 from sriov_lb_perf.history.store import History
+from sriov_lb_perf.report import site
 
 PROFILE = {
     "name": "tiny",
@@ -81,7 +84,70 @@ def test_the_first_night_cannot_tell_and_says_why(night):
 def test_its_site_is_right_in_a_browser(night, width):
     _, output, folder = night
     with browser.Browser() as tab:
-        for name in ("index.html", "trends-tiny_none.html", "compare.html"):
+        (own,) = (folder / "site" / "runs").glob("*/index.html")
+        names = ("index.html", "trends-tiny_none.html", "compare.html", str(own))
+        for name in names:
             tab.open(folder / "site" / name, width)
             assert tab.problems() == [], name
             assert tab.evaluate("document.documentElement.scrollWidth") == width, name
+        # The run's page there draws with the site's plotly, and has its raw data.
+        assert tab.evaluate("document.querySelectorAll('.plot .main-svg').length") >= 4
+        assert (own.parent / "result.json").is_file() and list((own.parent / "raw").iterdir())
+
+
+@pytest.fixture(scope="module")
+def a_year(tmp_path_factory):
+    """The site of a year of nights of the standard profile; (folder, metrics, seconds of CPU)."""
+    folder = tmp_path_factory.mktemp("year")
+    metrics = year.fill(folder / "history.sqlite")
+    with History(folder / "history.sqlite") as history:
+        began = time.process_time()
+        site.publish(history, folder / "site")
+        return folder / "site", metrics, time.process_time() - began
+
+
+def test_the_site_of_a_year_is_written_in_a_second(a_year):
+    folder, metrics, seconds = a_year
+    assert metrics >= 12 and seconds < 1
+    trends = (folder / "trends-standard_hardware.html").read_text()
+    assert trends.count('class="plot"') == 2 * metrics
+
+
+@pytest.mark.skipif(browser.executable() is None, reason="chromium is not installed")
+def test_the_pages_of_a_year_come_up_in_a_second(a_year):
+    """The best of three loads: others share the machine."""
+    folder, metrics, _ = a_year
+    loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+    with browser.Browser() as tab:
+        for name in ("index.html", "trends-standard_hardware.html", "compare.html"):
+            times = []
+            for _ in range(3):
+                tab.open(folder / name, 1600)
+                assert tab.problems() == [], name
+                times.append(tab.evaluate(loaded))
+            assert min(times) < 1000, (name, times)
+        tab.open(folder / "trends-standard_hardware.html", 1600)
+        tab.problems()
+        drawn = "document.querySelectorAll('.plot .main-svg').length > 0"
+        assert tab.evaluate(drawn), "nothing is drawn"
+        shown = "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('svg')).length"
+        assert tab.evaluate(shown) < 2 * metrics, "all at once"
+        # On paper all of them are.
+        tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        tab.problems()
+        assert tab.evaluate(shown) == 2 * metrics
+
+
+@pytest.mark.skipif(browser.executable() is None, reason="chromium is not installed")
+def test_any_two_runs_are_compared_by_address(a_year):
+    folder, metrics, _ = a_year
+    with browser.Browser() as tab:
+        tab.open(folder / "compare.html", 1600)
+        assert tab.evaluate("document.querySelectorAll('#rows tr').length") == 3 * metrics
+        assert "Nothing that is known" in tab.evaluate("document.getElementById('facts').innerText")
+        ids = tab.evaluate("[runs[300].id, runs[10].id]")
+        tab.evaluate(f"location.hash = 'before={ids[0]}&after={ids[1]}'")
+        tab.problems()
+        assert tab.evaluate("document.getElementById('before').value") == "300"
+        told = tab.evaluate("document.getElementById('facts').innerText")
+        assert "6.1.0-26" in told and "6.1.0-27" in told
