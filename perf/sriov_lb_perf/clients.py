@@ -200,7 +200,9 @@ class Generator:
         channel = host.open_channel(carry.command())
         generator = cls(client.name, channel)
         try:
-            channel.send(carry.cargo())
+            # A Python that is too old says so and ends, without reading what is sent to it.
+            with contextlib.suppress(BrokenPipeError):
+                channel.send(carry.cargo())
             hello = generator.read(time.monotonic() + wait)
         except (OSError, EOFError) as error:
             channel.close()

@@ -53,11 +53,10 @@ class Port:
 
     def truth(self) -> dict:
         gaps = [b - a for a, b in zip(self.left, self.left[1:], strict=False)]
-        # A longer gap is a pause between two trials.
-        gaps = [gap for gap in gaps if gap < PAUSE_NS]
+        # The median: pauses between two trials, and what they were late by once, are no slots.
         found = {
             "answers": len(self.left),
-            "slot_ns": sum(gaps) / len(gaps) if gaps else None,
+            "slot_ns": statistics.median(gaps) if gaps else None,
             "hold_ns": statistics.median(self.holds) if self.holds else None,
         }
         self.holds, self.left = [], []

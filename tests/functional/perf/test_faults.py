@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 import sriov_lb_perf
 import sriov_lb_tests
-from sriov_lb_perf import compare, errors
+from sriov_lb_perf import carry, compare, errors
 from sriov_lb_perf.clients import Client, Generator
 from sriov_lb_perf.results import store
+from sriov_lb_perf.swarm import control
 from sriov_lb_perf.swarm.control import Swarm
 
 REQUESTS = {
@@ -91,6 +93,92 @@ def test_a_killed_worker_is_named(bed, client, tmp_path):
             os.kill(swarm._workers["two"].pid, signal.SIGKILL)
             with pytest.raises(errors.WorkerFailed, match="two ended with status -9"):
                 swarm.finish(number, 30)
+
+
+def test_a_worker_that_never_joins_is_named(bed, client, tmp_path, monkeypatch):
+    """It is there and says nothing: stopped before it could reach the master."""
+    monkeypatch.setattr(control, "JOIN_SECONDS", 12.0)
+    spawn = Swarm._spawn
+
+    def spawn_stopped(self, module, argv, **more):
+        process = spawn(self, module, argv, **more)
+        if "two" in argv:
+            process.send_signal(signal.SIGSTOP)
+        return process
+
+    monkeypatch.setattr(Swarm, "_spawn", spawn_stopped)
+    with client.open() as host:
+        generators = {name: Generator.start(client, host) for name in ("one", "two")}
+        with pytest.raises(errors.WorkerFailed, match="worker two did not join in time"):
+            with Swarm(generators, tmp_path / "logs"):
+                pytest.fail("it came up")
+
+
+def test_a_worker_that_dies_in_mid_run_ends_it_and_keeps_the_blocks_before(
+    bed, pair_of, profile_of, tmp_path, monkeypatch
+):
+    url = bed.vip("dying", 99)
+    swarms = []
+    start = Swarm._start
+    monkeypatch.setattr(Swarm, "_start", lambda self: (swarms.append(self), start(self))[1])
+    outcome = compare.compare(
+        pair_of(url, url), profile_of(REQUESTS), tmp_path, seed=1,
+        progress=after_block(
+            2, lambda: os.kill(swarms[0]._workers["client"].pid, signal.SIGKILL)
+        ),
+    )  # fmt: skip
+    assert isinstance(outcome.failure, errors.WorkerFailed), outcome.failure
+    assert "client ended with status -9" in str(outcome.failure)
+    found = store.load(outcome.folder)
+    assert found["status"] == "incomplete" and len(found["trials"]) == 8
+
+
+def test_a_vip_that_goes_away_within_a_trial_is_told_by_what_it_did(bed, client, tmp_path):
+    """The trial itself ends in time and says that connections failed: nothing hangs."""
+    url = bed.vip("within", 100)
+    with client.open() as host:
+        generator = Generator.start(client, host)
+        for job in (
+            {"job": "closed", "connections": 8, "seconds": 1.5},
+            {"job": "connect", "concurrency": 4, "seconds": 1.5},
+            {"job": "open", "connections": 8, "schedule": [[200, 200, 1.5]], "grace": 0.3},
+        ):
+            if "within" not in bed.processes or bed.processes["within"].poll() is not None:
+                bed.vip("within", 100)
+            timer = threading.Timer(0.5, bed.kill, ["within"])
+            timer.start()
+            report = generator.job({"url": url, "warmup": 0, **job}, seconds=3)
+            timer.join()
+            wrong = {**report["failed"], **report["events"]}
+            assert sum(wrong.values()) > 0, (job["job"], report)
+            assert any("connect" in what for what in wrong), (job["job"], wrong)
+            if job["job"] == "open":
+                # What was due and found nobody is lost, not left out.
+                assert report["lost"] >= 100, report
+        generator.close()
+
+
+def test_a_client_with_an_old_python_is_refused_in_words(tmp_path, client):
+    """Its python3 is 3.6: the bootstrap itself still runs there and says so."""
+    fake = tmp_path / "python3"
+    fake.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c \"import sys; sys.version_info = (3, 6, 9); "
+        "sys.version = '3.6.9 (default)'; exec(sys.argv[1])\" \"$4\"\n"
+    )
+    fake.chmod(0o755)
+    command = carry.command(str(fake))
+    assert command[:4] == [str(fake), "-I", "-S", "-c"]
+    with pytest.MonkeyPatch.context() as patch, client.open() as host:
+        patch.setattr(carry, "command", lambda: command)
+        with pytest.raises(errors.ClientFailed, match="python3 is 3.6.9, 3.8 or newer"):
+            Generator.start(client, host)
+
+
+def test_a_client_without_python_is_named(client):
+    with pytest.MonkeyPatch.context() as patch, client.open() as host:
+        patch.setattr(carry, "command", lambda: ["no-such-python3", "-c", ""])
+        with pytest.raises(errors.ClientFailed, match="did not start on client client"):
+            Generator.start(client, host)
 
 
 def test_an_engine_that_dies_in_its_client_is_named(bed, client, tmp_path):

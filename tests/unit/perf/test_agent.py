@@ -19,6 +19,7 @@ from sriov_lb_perf.agent.closed import run_closed
 from sriov_lb_perf.agent.connect import run_connect
 from sriov_lb_perf.agent.errors import JobError
 from sriov_lb_perf.agent.http import Head, Reader
+from sriov_lb_perf.agent.machine import Health
 from sriov_lb_perf.agent.schedule import arrivals
 from sriov_lb_perf.agent.uring import Ring, Unavailable
 from sriov_lb_perf.clients import Client, Generator, LocalHost
@@ -398,3 +399,19 @@ def test_a_body_longer_than_announced_is_a_failure():
 def test_chunked_responses_are_refused_in_words():
     with pytest.raises(JobError, match="Content-Length"):
         Head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("jump", "told"), [(3_600_000_000_000, True), (-5_000_000, True), (100_000, False)]
+)
+def test_a_clock_that_jumps_under_way_is_told(monkeypatch, jump, told):
+    """An hour forward, 5 ms back; 0.1 ms is within what NTP slews in the time."""
+    health = Health()
+    health.start()
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() + jump)
+    time.sleep(0.02)
+    step = health.stop()["clock_step_ns"]
+    assert bool(step) == told
+    if told:
+        assert step == pytest.approx(jump, abs=3_000_000)
