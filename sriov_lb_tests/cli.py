@@ -2,7 +2,8 @@
 """``sriov-lb``: what is needed around a run of the tests.
 
 ``cleanup`` finishes the job of a run that died, ``verdicts`` shows what a run concluded,
-``defects`` lists the known defects that failures are compared with.
+``defects`` lists the known defects that failures are compared with, ``audit`` looks at a load
+balancer that others made, ``mutants`` damages one to see whether the tests notice.
 
 Heavy libraries are imported by the commands that need them, so that ``--help`` is quick.
 """
@@ -17,6 +18,8 @@ from pathlib import Path
 import click
 
 from sriov_lb_tests import errors
+from sriov_lb_tests.audit import command as audit_command
+from sriov_lb_tests.mutants import command as mutants_command
 
 
 class Group(click.Group):
@@ -205,6 +208,12 @@ def defects(path: str | None, release: str) -> None:
         click.echo(f"  upstream: {defect.upstream}")
     if not found:
         click.echo(f"No known defect{f' of Octavia {release}' if release else ''}.")
+
+
+main.add_command(audit_command.audit)
+main.add_command(
+    mutants_command.command(audit_command.open_all, audit_command.where_options), "mutants"
+)
 
 
 if __name__ == "__main__":

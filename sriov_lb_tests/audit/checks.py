@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an audit holds against what."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.agreement import Agreement, Reach, Seat, Subject, View, look
+from sriov_lb_tests.audit.places import Closed
+from sriov_lb_tests.policy.packet import Packet
+from sriov_lb_tests.policy.proof import disagreements
+from sriov_lb_tests.policy.ruleset import parse
+
+
+class State(enum.Enum):
+    """How a check ended."""
+
+    CLEAN = "clean"
+    DISAGREEMENT = "disagreement"
+    UNCLEAR = "could not tell"
+
+
+@dataclass(frozen=True)
+class Witness:
+    """One packet on which two of the three disagree.
+
+    :param too_open: it passes and may not; otherwise it has to and does not.
+    :param pcap: capture of it, where it was sent.
+    """
+
+    packet: Packet
+    too_open: bool
+    explanation: str
+    pcap: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        one = self.packet
+        return {
+            "kind": "too open" if self.too_open else "too closed",
+            "explanation": self.explanation,
+            "packet": {
+                "interface": one.interface,
+                "source": one.source,
+                "destination": one.destination,
+                "protocol": one.protocol,
+                "source_port": one.sport,
+                "destination_port": one.dport,
+                "state": one.state,
+            },
+            "pcap": self.pcap,
+        }
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison.
+
+    :param name: ``policy = ruleset of amphora …``.
+    :param state: CLEAN only when all of it could be told.
+    :param packets: sent, whose fate is known; None where none is sent.
+    :param unclear: what could not be told, one sentence each.
+    """
+
+    name: str
+    state: State
+    witnesses: tuple[Witness, ...] = ()
+    unclear: tuple[str, ...] = ()
+    packets: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def sentence(self) -> str:
+        if self.state is State.DISAGREEMENT:
+            more = f" (and {len(self.witnesses) - 1} more)" if len(self.witnesses) > 1 else ""
+            return f"{self.witnesses[0].explanation}{more}"
+        if self.state is State.UNCLEAR:
+            return self.unclear[0]
+        if self.packets is None:
+            return "they agree on every packet"
+        return f"they agree on all of {self.packets} packets that were sent"
+
+
+@dataclass
+class Audit:
+    """Everything about one load balancer."""
+
+    load_balancer: dict[str, Any]
+    checks: list[Check] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    started: str = ""
+
+    @property
+    def state(self) -> State:
+        """The worst: a disagreement is one, whatever else could not be told."""
+        states = {check.state for check in self.checks}
+        if State.DISAGREEMENT in states:
+            return State.DISAGREEMENT
+        if State.UNCLEAR in states or not self.checks:
+            return State.UNCLEAR
+        return State.CLEAN
+
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        return {State.CLEAN: 0, State.DISAGREEMENT: 1, State.UNCLEAR: 2}[self.state]
+
+    @property
+    def sentence(self) -> str:
+        name = self.load_balancer["name"] or self.load_balancer["id"]
+        if self.state is State.DISAGREEMENT:
+            bad = next(c for c in self.checks if c.state is State.DISAGREEMENT)
+            return f"Load balancer {name} does not do what its API state says: {bad.sentence}"
+        if self.state is State.UNCLEAR:
+            why = next((c.sentence for c in self.checks if c.state is State.UNCLEAR),
+                       "nothing could be compared.")  # fmt: skip
+            return f"Of load balancer {name} it cannot be told: {why}"
+        return f"Load balancer {name} does what its API state says, as far as was looked."
+
+
+def _check(
+    name: str,
+    witnesses: Iterable[Witness],
+    unclear: Iterable[str] = (),
+    packets: int | None = None,
+    seconds: float = 0.0,
+) -> Check:
+    witnesses, unclear = tuple(witnesses), tuple(unclear)
+    if packets == 0 and not witnesses and not unclear:
+        unclear = ("no packet was sent whose fate could be told",)
+    state = State.CLEAN
+    if unclear:
+        state = State.UNCLEAR
+    if witnesses:
+        state = State.DISAGREEMENT
+    return Check(name, state, witnesses, unclear, packets, seconds)
+
+
+def inside(on: Subject, seat: Seat) -> list[Check]:
+    """Policy against the rules in the kernel, and against those that a reboot would load."""
+    return [_kernel(on, seat), _disk(on, seat)]
+
+
+def _kernel(on: Subject, seat: Seat) -> Check:
+    name = f"policy = ruleset of {seat}"
+    started = time.monotonic()
+    try:
+        found = look(on, [seat])
+    except errors.SriovLbError as error:
+        return _check(name, (), [str(error)], seconds=time.monotonic() - started)
+    witnesses = [_witness(one) for one in found.findings]
+    return _check(name, witnesses, found.unclear, seconds=found.seconds)
+
+
+def _disk(on: Subject, seat: Seat) -> Check:
+    name = f"policy = rules file of {seat}, which its next reboot loads"
+    started = time.monotonic()
+    policy = on.policy(seat.own)
+    try:
+        text = seat.inside.rules_on_disk()
+        if text is None:
+            return _check(name, (), ["there is no rules file, so a reboot would load none"])
+        found = disagreements(policy, parse(text))
+    except errors.CommandFailed as error:
+        return _check(name, (), [f"the rules file does not load: {error.stderr.strip()}"])
+    except errors.SriovLbError as error:
+        return _check(name, (), [str(error)])
+    witnesses = [
+        Witness(one.packet, one.too_open, str(one)) for one in (*found.too_open, *found.too_closed)
+    ]
+    return _check(name, witnesses, seconds=time.monotonic() - started)
+
+
+def closed(one: Closed) -> Check:
+    """An amphora that could not be entered."""
+    return _check(f"policy = ruleset of amphora {one.id}", (), [one.why])
+
+
+def wire(on: Subject, vantage: Any, reach: Reach, counted: Sequence[Seat] = ()) -> Check:
+    """Policy against what packets do.
+
+    :param counted: amphorae in which packets are counted while they are sent; () changes nothing
+        in them.
+    """
+    name = f"policy = wire, from {vantage.name}"
+    started = time.monotonic()
+    try:
+        found: Agreement = look(on, counted, vantage, reach, thorough=True)
+    except errors.SriovLbError as error:
+        return _check(name, (), [str(error)], seconds=time.monotonic() - started)
+    witnesses = [_witness(one) for one in found.findings if one.view is not View.RULESET]
+    return _check(name, witnesses, found.unclear, found.sent, found.seconds)
+
+
+def _witness(finding: Any) -> Witness:
+    pcap = str(finding.pcap) if finding.pcap else None
+    return Witness(finding.packet, finding.too_open, finding.explanation, pcap)
