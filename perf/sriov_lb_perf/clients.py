@@ -57,7 +57,7 @@ class Client:
         if url.scheme == "namespace" and url.path:
             return cls(url.path, "namespace", url.path)
         if url.scheme == "ssh" and url.hostname:
-            query = parse_qs(url.query)
+            query = parse_qs(url.query, keep_blank_values=True)
             unknown = set(query) - {"key", "jump", "jump_key"}
             if not unknown and ("jump" in query or "jump_key" not in query):
                 key_file = query.get("key", [key_file])[0]

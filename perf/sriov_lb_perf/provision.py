@@ -203,7 +203,8 @@ def _built(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
 
 def _build(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
     say("asking for both load balancers, a client and a member")
-    asked = Twins.ask(site, versions=(4,), what="perf")
+    version = min(site.vip_net.subnets)
+    asked = Twins.ask(site, versions=(version,), what="perf")
     client = site.ask_client("direct")
     member = site.ask_member(1, "vip")
     # The load balancers first: when one fails, Octavia removes the instance, and Nova's reason
@@ -216,7 +217,7 @@ def _build(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
     user = group.member_user or group.guest_user
     origin.start(_host(stack, group, member, user, keys), member.name)
     _raise_interface(_host(stack, group, client, group.guest_user, keys), client)
-    wanted = scenario.listener_set("load-and-iperf3" if bandwidth else "load", {}, (4,))
+    wanted = scenario.listener_set("load-and-iperf3" if bandwidth else "load", {}, (version,))
     both.deploy(site.lbs, wanted, [member], site.vip_net)
     through = _jump(group)
     address = client.floating_address or client.addresses(ACCESS)[0]
@@ -330,9 +331,10 @@ def _target(site, group: Any, lb, role: str, bandwidth: bool) -> Target:
             )
             for amphora in amphorae
         )
+    address = f"[{lb.vip_address}]" if ":" in lb.vip_address else lb.vip_address
     return Target(
         role,
-        f"http://{lb.vip_address}/",
+        f"http://{address}/",
         large=origin.LARGE,
         iperf3=(lb.vip_address, origin.IPERF_PORT) if bandwidth else None,
         facts=facts,

@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from sriov_lb_perf import compare, errors
+from sriov_lb_perf import cli, compare, errors
 from sriov_lb_perf.clients import Client
 from sriov_lb_perf.report import page
 from sriov_lb_perf.results import amphorae
@@ -197,3 +197,34 @@ def test_a_run_that_takes_much_too_long_is_ended_and_kept(made_run, monkeypatch)
     assert isinstance(outcome.failure, errors.PerfError)
     assert outcome.document["status"] == "incomplete" and len(outcome.document["trials"]) == 4
     assert "time limit of profile test is 1000 s" in outcome.document["reason"]
+
+
+def test_a_client_behind_a_jump_host_in_one_word():
+    client = Client.parse("ssh://debian@198.51.100.7?key=/k&jump=stack@bastion:2222&jump_key=/j")
+    assert (client.where, client.user, client.port, client.key_file) == (
+        "198.51.100.7", "debian", 22, "/k",
+    )  # fmt: skip
+    jump = client.jump
+    assert (jump.where, jump.user, jump.port, jump.key_file) == ("bastion", "stack", 2222, "/j")
+    # The key of the client serves, where no other is named.
+    other = Client.parse("ssh://debian@198.51.100.7?jump=stack@bastion", key_file="/k")
+    assert other.jump.key_file == other.key_file == "/k"
+    assert "/k" not in client.describe() and "through stack@bastion" in client.describe()
+
+
+@pytest.mark.parametrize("query", ["jump_key=/j", "proxy=bastion", "jump="])
+def test_half_a_jump_host_is_refused(query):
+    with pytest.raises(errors.BadTarget, match="ssh://USER@HOST"):
+        Client.parse(f"ssh://debian@198.51.100.7?{query}&key=/k")
+
+
+def test_no_key_is_in_the_command_that_is_kept(monkeypatch):
+    words = [
+        "sriov-lb-perf", "compare", "--client", "ssh://u@h?key=/secret&jump=b&jump_key=/secret",
+        "--client=ssh://u@g?key=/secret", "--ssh-key", "/secret", "--ssh-key=/secret",
+        "--normal-vip", "http://203.0.113.9/?size=1",
+    ]  # fmt: skip
+    monkeypatch.setattr("sys.argv", words)
+    told = cli._command()
+    assert "secret" not in " ".join(told)
+    assert told[-1] == "http://203.0.113.9/?size=1" and "ssh://u@h" in told
