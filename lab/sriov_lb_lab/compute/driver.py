@@ -345,6 +345,7 @@ class ContainerDriver(driver.ComputeDriver):
                 config_drive=drive,
                 network_units=network_config.units(network_info),
                 user_data=base64.b64decode(instance.user_data or ""),
+                memory_mb=instance.flavor.memory_mb,
             ),
         )
 

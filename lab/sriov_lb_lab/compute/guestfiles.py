@@ -37,6 +37,22 @@ Type=tmpfs
 Options=mode=0755
 """
 
+# /proc/meminfo is the machine's own. The amphora reports it to Octavia, which gives half of what is
+# free to haproxy's TLS cache: gigabytes, of which an amphora of one gigabyte has none.
+MEMINFO = "/etc/lab-meminfo"
+OWN_MEMINFO = f"""\
+[Unit]
+Description=Show the memory of the flavor, not the machine's
+DefaultDependencies=no
+After=local-fs.target
+Before=sysinit.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/mount --bind {MEMINFO} /proc/meminfo
+"""
+
 RUN_USER_DATA = f"""\
 [Unit]
 Description=User data script of the first boot
@@ -87,12 +103,14 @@ class Contents:
     :param config_drive: path below the drive -> bytes; empty without one.
     :param network_units: path -> text, see :mod:`network_config`.
     :param user_data: raw; run at the first boot if it begins with ``#!``.
+    :param memory_mb: what the guest is to believe it has; 0 leaves it the machine's.
     """
 
     injected: Iterable[tuple[str, bytes]] = ()
     config_drive: Mapping[str, bytes] = field(default_factory=dict)
     network_units: Mapping[str, str] = field(default_factory=dict)
     user_data: bytes = b""
+    memory_mb: int = 0
 
 
 def write(root: Path, identity: Identity, contents: Contents) -> None:
@@ -104,6 +122,12 @@ def write(root: Path, identity: Identity, contents: Contents) -> None:
     _identity(disk, identity)
     disk.put(f"{UNITS}/sys-bus-pci.mount", MASK_PCI.encode())
     disk.link(f"{UNITS}/local-fs.target.wants/sys-bus-pci.mount", f"{UNITS}/sys-bus-pci.mount")
+    if contents.memory_mb:
+        disk.put(MEMINFO, meminfo(contents.memory_mb).encode(), 0o444)
+        disk.put(f"{UNITS}/lab-meminfo.service", OWN_MEMINFO.encode())
+        disk.link(
+            f"{UNITS}/sysinit.target.wants/lab-meminfo.service", f"{UNITS}/lab-meminfo.service"
+        )
     for path, text in contents.network_units.items():
         disk.put(path, text.encode())
     if contents.network_units:
@@ -120,6 +144,22 @@ def write(root: Path, identity: Identity, contents: Contents) -> None:
     for path, data in contents.injected:
         # cloud-init's mode for files that come by config drive.
         disk.put(path, data, 0o660)
+
+
+def meminfo(memory_mb: int) -> str:
+    """/proc/meminfo of a machine with that much memory, three quarters of it in use: what it says
+    is free is really taken, by each amphora with a TLS listener."""
+    total = memory_mb * 1024
+    sizes = {
+        "MemTotal": total,
+        "MemFree": total // 8,
+        "MemAvailable": total // 4,
+        "Buffers": total // 32,
+        "Cached": total * 3 // 32,
+    }
+    names = ("SwapCached", "SwapTotal", "SwapFree", "Shmem", "Slab")
+    lines = {**sizes, **dict.fromkeys(names, 0)}
+    return "".join(f"{name + ':':<15} {size:>8} kB\n" for name, size in lines.items())
 
 
 def _identity(disk: _Disk, identity: Identity) -> None:

@@ -297,3 +297,22 @@ def test_console(tmp_path):
     console.trim(tmp_path)
     assert console.path(tmp_path).stat().st_size == console.KEPT
     assert console.tail(tmp_path).endswith(b"end") and len(console.tail(tmp_path)) == console.SHOWN
+
+
+def test_the_guest_believes_in_its_flavor_s_memory(root, owners):
+    write(root, memory_mb=1024)
+    lines = dict(
+        line.split(":") for line in (root / "etc/lab-meminfo").read_text().splitlines()
+    )
+    assert lines["MemTotal"].split() == ["1048576", "kB"]
+    # All that an amphora's agent reads.
+    assert {"MemFree", "Buffers", "Cached", "SwapCached", "Shmem", "Slab"} <= set(lines)
+    wanted = root / "etc/systemd/system/sysinit.target.wants/lab-meminfo.service"
+    assert os.readlink(wanted) == "/etc/systemd/system/lab-meminfo.service"
+    unit = (root / "etc/systemd/system/lab-meminfo.service").read_text()
+    assert "mount --bind /etc/lab-meminfo /proc/meminfo" in unit
+
+
+def test_without_a_size_the_machine_s_memory_shows(root, owners):
+    write(root)
+    assert not (root / "etc/lab-meminfo").exists()
