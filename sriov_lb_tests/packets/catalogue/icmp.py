@@ -17,6 +17,7 @@ from scapy.layers.inet6 import (
     in6_chksum,
 )
 from scapy.packet import Packet, Raw
+from scapy.utils import checksum
 
 from sriov_lb_tests.packets.catalogue.case import (
     Context,
@@ -55,6 +56,18 @@ def _raw(context: Context, identity, kind: int, code: int, rest: bytes, **fields
     return header / Raw(body[:2] + struct.pack(">H", check) + body[4:])
 
 
+def _identified(context: Context, identity, kind: int, code: int) -> Packet:
+    """A message with an identifier of its own after the checksum, whatever its type has there: two
+    that share one are one flow to conntrack."""
+    rest = struct.pack(">HH", identity.port, identity.sequence) + identity.tag
+    if context.version == 6:
+        return _raw(context, identity, kind, code, rest)
+    body = struct.pack(">BBH", kind, code, 0) + rest
+    return network(context, identity, proto=1) / Raw(
+        body[:2] + struct.pack(">H", checksum(body)) + body[4:]
+    )
+
+
 def _unknown_quote(context: Context, identity) -> bytes:
     """A packet the amphora never sent."""
     inner = pick(context.version, IP, IPv6)(src=context.vip, dst=context.allowed)
@@ -66,7 +79,7 @@ def _message(rest: str = "tag"):
         def build(c, i):
             if rest == "quote":
                 return _raw(c, i, kind, code, b"\0" * _unused(c) + _unknown_quote(c, i))
-            return _raw(c, i, kind, code, struct.pack(">HH", i.port, i.sequence) + i.tag)
+            return _identified(c, i, kind, code)
 
         return build
 

@@ -4,7 +4,7 @@
 import re
 
 import pytest
-from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
@@ -193,3 +193,18 @@ def test_datagrams_carry_their_tag():
     identity = Identities("r", seed=1).next()
     frame = Ether(case.probe(made).frames(LINK, identity)[0])
     assert frame[UDP].payload.getlayer(Raw).load.startswith(b"SLB1") or identity.tag in bytes(frame)
+
+
+def test_icmp_messages_carry_the_identifier_of_their_frame():
+    made = context(4)
+    probes = [case.probe(made) for case in cases(made) if case.id.startswith("icmp-type-8")]
+    identities = Identities("r", seed=3)
+    for probe in probes:
+        one = identities.next()
+        (frame,) = probe.frames(LINK, one)
+        seen = Ether(frame)[ICMP]
+        assert (seen.id, seen.seq) == (one.port, one.sequence)
+        again = seen.copy()
+        del again.chksum
+        assert bytes(again) == bytes(seen)
+    assert probes
