@@ -17,6 +17,8 @@ from sriov_lb_tests.policy.model import Policy
 class Test(enum.Enum):
     """The tests of the matrix: its columns."""
 
+    __test__ = False  # nothing that pytest should collect
+
     PROOF = "proof"
     DISK = "disk"
     ALLOWED = "allowed"

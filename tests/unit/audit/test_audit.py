@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audit's forms, and what it says when something is wrong with its options."""
+
+import json
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+from click.testing import CliRunner
+from openstack import exceptions as sdk
+from rich.console import Console
+
+from sriov_lb_tests import cli, errors
+from sriov_lb_tests.agreement import Agreement, Seat, Subject
+from sriov_lb_tests.audit import checks, command, places, report
+from sriov_lb_tests.audit.checks import Audit, Check, State, Witness
+from sriov_lb_tests.policy.packet import Packet
+
+PACKET = Packet("eth1", "192.0.2.1", "198.51.100.20", 6, sport=40000, dport=80)
+LB = {"id": "lb-1", "name": "shop", "vips": ["198.51.100.20"], "provisioning_status": "ACTIVE",
+      "amphorae": ["a1"],
+      "listeners": [{"name": "web", "protocol": "HTTP", "port": 80,
+                     "allowed_cidrs": ["10.0.0.0/8"], "served": True}]}  # fmt: skip
+OPEN = Witness(PACKET, True, "TCP SYN … may not pass, but it came through.", "x.pcap")
+CLEAN = Check("policy = ruleset of amphora a1", State.CLEAN, seconds=0.25)
+BAD = Check("policy = wire, from host", State.DISAGREEMENT, (OPEN,), ("one thing",), 3)
+DUMB = Check("policy = ruleset of amphora a2", State.UNCLEAR, (), ("ssh says no <key>",))
+
+
+def made(*found):
+    return Audit(LB, list(found), ["a note"], "2026-01-02T03:04:05+0000")
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [((CLEAN,), 0), ((CLEAN, DUMB), 2), ((CLEAN, BAD, DUMB), 1), ((), 2)],
+)
+def test_status_and_forms(found, status):
+    audit = made(*found)
+    assert audit.status == status
+    data = json.loads(json.dumps(report.to_json(audit)))
+    jsonschema.Draft202012Validator.check_schema(report.schema())
+    jsonschema.validate(data, report.schema())
+    assert data["exit_status"] == status
+    suite = ElementTree.fromstring(report.junit(audit).partition("\n")[2])
+    assert int(suite.get("failures")) == sum(one is BAD for one in found)
+    assert int(suite.get("errors")) == sum(one is DUMB for one in found)
+    assert len(suite.findall("testcase")) == len(found)
+
+
+def test_the_table_names_the_witness():
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))
+    report.render(made(CLEAN, BAD, DUMB), console)
+    text = console.export_text()
+    for words in ("shop", "too open: TCP SYN", "Evidence: x.pcap", "could not tell", "a note",
+                  "does not do what its API state says"):  # fmt: skip
+        assert words in text
+
+
+def test_the_schema_refuses_what_it_does_not_know():
+    data = report.to_json(made(BAD))
+    data["checks"][0]["witnesses"][0]["kind"] = "odd"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, report.schema())
+
+
+def test_nothing_sent_is_not_clean(monkeypatch):
+    monkeypatch.setattr(checks, "look", lambda *a, **k: Agreement("shop", sent=0))
+    found = checks.wire(None, SimpleNamespace(name="host eth0"), None)
+    assert found.state is State.UNCLEAR and "no packet" in found.sentence
+    monkeypatch.setattr(checks, "look", lambda *a, **k: Agreement("shop", sent=7))
+    assert checks.wire(None, SimpleNamespace(name="host eth0"), None).state is State.CLEAN
+
+
+SUBJECT = Subject(
+    {"id": "lb-1", "name": "shop", "vip_address": "198.51.100.20", "admin_state_up": True},
+    ({"name": "web", "protocol": "HTTP", "protocol_port": 80},),
+    (),
+    ({"id": "a1", "vrrp_ip": "198.51.100.30", "role": "STANDALONE"},),
+)
+
+
+class Inside:
+    """An amphora whose kernel or rules file says nothing, or does not load."""
+
+    def __init__(self, disk):
+        self.disk = disk
+
+    def rules_on_disk(self):
+        if isinstance(self.disk, Exception):
+            raise self.disk
+        return self.disk
+
+    def ruleset(self):
+        raise errors.UnknownExpression("an unknown statement: synproxy")
+
+    def interfaces(self):
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("disk", "state", "words"),
+    [
+        (None, State.UNCLEAR, "no rules file"),
+        (errors.CommandFailed("x", stderr="syntax error"), State.UNCLEAR, "does not load"),
+        ('{"nftables": []}', State.DISAGREEMENT, "may not pass"),
+    ],
+)
+def test_the_rules_file_is_held_against_the_policy(disk, state, words):
+    kernel, found = checks.inside(SUBJECT, Seat("a1", "198.51.100.30", "", Inside(disk)))
+    assert found.state is state and words in found.sentence
+    assert kernel.state is State.UNCLEAR and "synproxy" in kernel.sentence
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.delenv("OS_CLOUD", raising=False)
+    return lambda *args: CliRunner().invoke(cli.main, [str(a) for a in args])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("LOADBALANCER", "openstack loadbalancer list")),
+        (("shop",), ("--amphora-key", "--vantage")),
+        (("shop", "--amphora-key", "/none"), ("--cloud",)),
+        (("shop", "--cloud", "x", "--amphora-key", "/none"), ("--amphora-key", "/none")),
+        (("shop", "--cloud", "x", "--vantage", "nobody"), ("--vantage", "nobody", "USER@HOST")),
+        (("shop", "--cloud", "x", "--vantage", "a@b", "--vantage-key", "/none"),
+         ("--vantage-key", "/none")),
+        (("shop", "--cloud", "x", "--vantage", "a@b", "--vantage-key", __file__),
+         ("--interface",)),
+        (("shop", "--cloud", "nowhere", "--amphora-key", __file__), ("--cloud nowhere",)),
+        (("shop", "--cloud", "x", "--clouds-file", "/none", "--amphora-key", __file__),
+         ("/none", "--clouds-file")),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_is_named_in_one_message(run, arguments, words):
+    done = run("audit", *arguments)
+    assert done.exit_code == 2, done.output
+    for word in words:
+        assert word in done.output
+    assert "Traceback" not in done.output and len(done.output.splitlines()) <= 3
+
+
+def test_the_schema_is_printed(run):
+    done = run("audit", "--schema")
+    assert done.exit_code == 0 and json.loads(done.output) == report.schema()
+
+
+@pytest.mark.parametrize("text", ["a@b", "ssh://a@b:22", "a@[2001:db8::1]:2222", "ssh://a@b/"])
+def test_logins(text):
+    login = places.Login.of("--vantage", text, __file__, "--vantage-key")
+    assert login.user == "a" and login.port in (22, 2222)
+    assert login.address in ("b", "2001:db8::1")
+
+
+def cloud(found=(), error=None, amphorae=(), hidden=False):
+    class Api:
+        def listeners(self, **_query):
+            return []
+
+        pools = listeners
+
+        def amphorae(self, **_query):
+            if hidden:
+                raise sdk.ForbiddenException("no")
+            return list(amphorae)
+
+    return SimpleNamespace(load_balancer=Api())
+
+
+def lb(**more):
+    return SimpleNamespace(**{"id": "lb-1", "name": "shop", "vip_vnic_type": "direct",
+                              "provisioning_status": "ACTIVE", **more})  # fmt: skip
+
+
+def test_a_normal_load_balancer_has_no_such_rules():
+    with pytest.raises(errors.ConfigurationError, match="type normal"):
+        places.subject(cloud(), cloud(), lb(vip_vnic_type="normal"))
+
+
+def test_one_that_is_being_changed_is_not_looked_at():
+    with pytest.raises(errors.StuckPending, match="PENDING_UPDATE"):
+        places.subject(cloud(), cloud(), lb(provisioning_status="PENDING_UPDATE"))
+
+
+def test_hidden_amphorae_are_said_to_be_hidden(monkeypatch):
+    monkeypatch.setattr(Subject, "of", classmethod(lambda cls, *a: a))
+    _, hidden = places.subject(cloud(), cloud(hidden=True), lb())
+    assert "does not show amphorae" in hidden
+
+
+def test_names_that_are_nobodys_or_several_peoples(monkeypatch):
+    class Lookup:
+        matches = []
+
+        def fetch(self, _api):
+            raise sdk.NotFoundException("no")
+
+    monkeypatch.setattr(places.resources.LoadBalancer, "new", lambda **_: Lookup())
+    monkeypatch.setattr(
+        places.resources.LoadBalancer, "list", lambda _api, **_: list(Lookup.matches)
+    )
+    with pytest.raises(errors.ResourceMissing, match="'shop'"):
+        places.find(cloud(), "x", "shop")
+    Lookup.matches = [lb(id="1"), lb(id="2")]
+    with pytest.raises(errors.ResourceMissing, match="1, 2"):
+        places.find(cloud(), "x", "shop")
+    Lookup.matches = [lb(id="1")]
+    assert places.find(cloud(), "x", "shop").id == "1"
+
+
+def test_the_load_balancer_is_described():
+    subject = Subject({**SUBJECT.load_balancer, "provisioning_status": "ACTIVE"},
+                      SUBJECT.listeners, (), SUBJECT.amphorae)  # fmt: skip
+    described = command.describe(subject)
+    assert described["listeners"][0]["port"] == 80 and described["amphorae"] == ["a1"]
+
+
+# --- mutants' options -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("--loadbalancer",)),
+        (("--loadbalancer", "shop"), ("--amphora-key",)),
+        (("--loadbalancer", "shop", "--amphora-key", __file__), ("--yes",)),
+        (("--loadbalancer", "shop", "--only", "nothing"), ("--only nothing", "--list")),
+    ],
+)
+def test_mutants_wants_to_be_told_twice(run, arguments, words):
+    done = run("mutants", *arguments)
+    assert done.exit_code == 2, done.output
+    for word in words:
+        assert word in done.output
+
+
+def test_mutants_lists_one_a_line(run):
+    lines = run("mutants", "--list").output.splitlines()
+    assert len(lines) >= 50
+    assert any(line.startswith("port-plus-one") and "ports" in line for line in lines)
+
+
+def test_nothing_to_put_back(run, tmp_path):
+    done = run("mutants", "--restore", tmp_path)
+    assert done.exit_code == 0 and "Nothing to do" in done.output
