@@ -299,22 +299,6 @@ def test_the_site_has_an_index_trends_pages_and_other_formats(published):
     assert len(json.loads(runs.group(1))) == 13
 
 
-def test_a_site_of_a_year_of_nights_is_written_in_seconds(path, night_of, tmp_path, monkeypatch):
-    with nightly.held(path) as history:
-        history._database.execute("PRAGMA synchronous = OFF")
-        for number in range(365):
-            history.add(night_of(number % 300) | {"id": f"n{number}"}, tmp_path, "s")
-        begin = time.process_time()
-        points = history.points("s", "requests.rate")
-        plots = site._trends(history.metrics("s")[0], points, [])
-        text = page.environment().get_template("trends.html.j2").render(
-            series={"name": "s", "file": "x", "runs": points, "changes": []},
-            figures=plots, specs=[plot.spec() for plot in plots], kept=set(),
-        )  # fmt: skip
-        assert time.process_time() - begin < 1
-    assert len(points) == 365 and points[-1].started[:16].replace("T", " ") in text
-
-
 def test_csv_junit_and_openmetrics_say_the_same(document):
     rows = list(csv.DictReader(io.StringIO(export.csv_text(document))))
     rate = next(row for row in rows if row["metric"] == "requests.rate")
