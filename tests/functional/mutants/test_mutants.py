@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every fault in real nft, every test on a real wire, without OpenStack.
+
+A client and something that plays the amphora: Octavia's rules as ``nft -o`` loads them, haproxy,
+and a member on the VIP's network.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.agreement import Reach, Seat, Subject
+from sriov_lb_tests.amphora import Amphora
+from sriov_lb_tests.mutants import seeding
+from sriov_lb_tests.mutants.fault import Target, Test
+from sriov_lb_tests.mutants.faults import ALL
+from sriov_lb_tests.mutants.matrix import Result
+from sriov_lb_tests.mutants.run import Run
+from sriov_lb_tests.mutants.seeding import Seeder
+from sriov_lb_tests.mutants.testing import Subjects
+from sriov_lb_tests.policy.model import Policy
+from sriov_lb_tests.wire.namespace import NamespaceHost
+from sriov_lb_tests.wire.vantage import Vantage
+
+CIDRS = ("198.51.100.0/28", "198.51.100.64/28", "2001:db8:1::/120")
+LINES = (
+    *(f"{'ip6' if ':' in cidr else 'ip'} saddr {cidr} tcp dport 80 accept" for cidr in CIDRS),
+    "tcp dport 8080 accept",
+)
+LISTENERS = [
+    {"name": "guarded", "protocol": "HTTP", "protocol_port": 80, "allowed_cidrs": CIDRS},
+    {"name": "open", "protocol": "HTTP", "protocol_port": 8080},
+]
+FAULTS = {fault.id: fault for fault in ALL}
+
+#: What makes no sense here: no pair.
+NOT_HERE = {"peer-lost", "peer-wrong", "peer-network", "peer-all", "one-of-pair-closed",
+            "one-of-pair-open"}  # fmt: skip
+
+HAPROXY = """\
+global
+  maxconn 200
+defaults
+  mode http
+  timeout client 60s
+  timeout server 5s
+  timeout connect 2s
+{frontends}
+backend members
+  server one {member}:9000
+"""
+
+
+@pytest.fixture(scope="module")
+def bed(testbed, tmp_path_factory):
+    with testbed.bed() as made:
+        folder = tmp_path_factory.mktemp("bed")
+        frontends = "\n".join(
+            f"frontend f{port}\n  bind {testbed.VIP4}:{port}\n  bind {testbed.VIP6}:{port}\n"
+            "  default_backend members"
+            for port in (80, 8080)
+        )
+        config = folder / "haproxy.cfg"
+        config.write_text(HAPROXY.format(frontends=frontends, member=testbed.CLIENT4))
+        member = made.start(
+            "client", sys.executable, "-c", testbed.LISTENER, '[["tcp", 9000]]', testbed.CLIENT4
+        )
+        assert member.stdout.readline().strip() == "ready"
+        made.start("amphora", "haproxy", "-f", str(config))
+        rules = folder / "nftables-vip.rules"
+        rules.write_text(testbed.octavia_rules(*LINES))
+        made.rules = rules
+        made.nft(rules.read_text(), "-o")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def inside(bed):
+    return Amphora(NamespaceHost(bed.name("amphora")), netns=None)
+
+
+@pytest.fixture
+def text(bed):
+    """The rules, word for word, checked again after the test."""
+    before = bed.within("amphora", "nft", "list", "ruleset")
+    yield before
+    assert bed.within("amphora", "nft", "list", "ruleset") == before
+
+
+@pytest.fixture(scope="module")
+def run(testbed, bed, inside, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mutants")
+    load_balancer = {
+        "id": "lb", "name": "shop", "vip_address": testbed.VIP4,
+        "additional_vips": [{"ip_address": testbed.VIP6}],
+    }  # fmt: skip
+    amphora = {"id": "amphora-1", "vrrp_ip": testbed.AMPHORA4, "role": "STANDALONE"}
+    subject = Subject.of(load_balancer, LISTENERS, [], [amphora])
+    seat = Seat.of(amphora, inside)
+    with NamespaceHost(bed.name("client")) as host:
+        with Vantage(host, "c0", artefacts=folder / "pcap") as vantage:
+            reach = Reach.of(vantage, subject, ["198.51.100.0/24", "2001:db8:1::/64"])
+            policies = {seat.id: subject.policy(seat.own)}
+            on = Subjects(policies, [seat], seat, vantage, reach, rules_file=str(bed.rules))
+            yield Run(on, folder, say=print)
+
+
+def test_without_a_fault_there_is_no_alarm(run, text):
+    run.clean(3)
+    assert run.matrix.clean == [(), (), ()]
+    assert set(run.matrix.tests) == set(Test)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_fault_is_caught_by_the_tests_that_should(run, text, name):
+    fault = FAULTS[name]
+    row = run.one(fault)
+    run.matrix.rows.append(row)
+    if name in NOT_HERE:
+        assert row.result is Result.NOT_APPLICABLE
+    elif fault.harmless or name == "loopback-lost":
+        assert row.result in (Result.EQUIVALENT, Result.TOLERATED), row.why
+    else:
+        assert row.result is Result.CAUGHT, row.why
+        assert row.sentence
+        on_the_wire = [test for test in fault.tests if not test.static]
+        assert set(on_the_wire) <= set(row.wanted), "what the fault's entry says holds here"
+    assert seeding.left(run.folder) == []
+
+
+def test_and_afterwards_neither(run, text, tmp_path):
+    assert run.look() == []
+    if len(run.matrix.rows) == len(ALL):
+        assert run.matrix.status == 0, run.matrix.sentence
+    run.matrix.write(tmp_path)
+
+
+# --- whatever happens, it comes out again ---------------------------------------------------------
+
+
+def target(seeder, run):
+    return Target(seeder.listing(), run.on.policy)
+
+
+def test_a_failure_in_between_takes_the_fault_out(run, inside, text, tmp_path):
+    seeder = Seeder(inside, "a", tmp_path, rules_file=None)
+    before = seeder.listing()
+    change = FAULTS["policy-accept"].make(target(seeder, run))
+    with pytest.raises(KeyboardInterrupt), seeder.seeded("policy-accept", before, change):
+        assert "policy accept" in inside.nft("list", "ruleset")
+        raise KeyboardInterrupt
+    assert seeding.left(tmp_path) == []
+
+
+KILLED = """
+    import os, pathlib, signal, sys
+    from sriov_lb_tests.amphora import Amphora
+    from sriov_lb_tests.mutants.fault import Target
+    from sriov_lb_tests.mutants.faults import ALL
+    from sriov_lb_tests.mutants.seeding import Seeder
+    from sriov_lb_tests.policy.model import Policy
+    from sriov_lb_tests.wire.namespace import NamespaceHost
+    inside = Amphora(NamespaceHost(sys.argv[1]), netns=None)
+    seeder = Seeder(inside, "a", pathlib.Path(sys.argv[2]), rules_file=sys.argv[4])
+    fault = next(f for f in ALL if f.id == sys.argv[3])
+    before = seeder.listing()
+    policy = Policy.of({"vip_address": "198.51.100.20"}, [])
+    change = fault.make(Target(before, policy, rules_file="", settings=seeder.settings()))
+    with seeder.seeded(fault.id, before, change):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("name", ["ruleset-lost", "policy-accept", "forwarding-v4", "file-empty"])
+def test_a_run_that_was_killed_is_put_back(bed, inside, text, tmp_path, name):
+    rules = bed.rules.read_text()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), bed.name("amphora"), str(tmp_path), name,
+         str(bed.rules)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    (path,) = seeding.left(tmp_path)
+    with pytest.raises(errors.NotRestored, match="--restore"):
+        Seeder(inside, "a", tmp_path)
+    Seeder.resume(inside, path, rules_file=str(bed.rules)).restore()
+    assert seeding.left(tmp_path) == [] and bed.rules.read_text() == rules
+    assert "= 0" in bed.within("amphora", "sysctl", "net.ipv4.conf.eth1.forwarding")
+
+
+def test_what_somebody_else_changed_meanwhile_is_left_alone(run, bed, inside, text, tmp_path):
+    seeder = Seeder(inside, "a", tmp_path, rules_file=None)
+    before = seeder.listing()
+    change = FAULTS["port-stale"].make(target(seeder, run))
+    seeder.seed("port-stale", before, change)
+    bed.within("amphora", "nft", "add rule inet amphora_table amphora_vip_chain tcp dport 7 drop")
+    with pytest.raises(errors.NotRestored, match="somebody changed them"):
+        seeder.restore()
+    seeder.restore(force=True)
+
+
+def test_a_rule_that_nft_refuses_changes_nothing(run, inside, text, tmp_path):
+    seeder = Seeder(inside, "a", tmp_path, rules_file=None)
+    before = seeder.listing()
+    change = FAULTS["port-stale"].make(target(seeder, run))
+    change.listing.insert_rule(run_chain(run, seeder), [{"jump": {"target": "nowhere"}}])
+    with pytest.raises(errors.CommandFailed), seeder.seeded("port-stale", before, change):
+        pass
+    assert seeding.left(tmp_path) == []
+
+
+def run_chain(run, seeder):
+    return target(seeder, run).vip_chain
+
+
+def test_counters_of_the_rules_survive(bed, inside, tmp_path, testbed):
+    rules = bed.within("amphora", "nft", "list", "ruleset")
+    try:
+        bed.within("amphora", "nft", "add rule inet amphora_table amphora_vip_chain counter packets"
+                   " 5 bytes 300 drop")  # fmt: skip
+        seeder = Seeder(inside, "a", tmp_path, rules_file=None)
+        seeder.seed("x", seeder.listing(), FAULTS["ruleset-lost"].make(
+            Target(seeder.listing(), plain_policy(testbed))))  # fmt: skip
+        seeder.restore()
+        assert "counter packets 5 bytes 300" in inside.nft("list", "ruleset")
+    finally:
+        bed.within("amphora", "nft", "-f", "-", input="flush ruleset\n" + rules)
+
+
+def plain_policy(testbed):
+    return Policy.of({"vip_address": testbed.VIP4}, [])
+
+
+def test_what_is_kept_on_disk_can_be_read_by_people(run, inside, text, tmp_path):
+    seeder = Seeder(inside, "a", tmp_path, rules_file=None, way={"address": "192.0.2.1"})
+    before = seeder.listing()
+    change = FAULTS["rule-removed-v4"].make(target(seeder, run))
+    with seeder.seeded("rule-removed-v4", before, change):
+        data = json.loads(next(pathlib.Path(tmp_path).glob("restore-*.json")).read_text())
+    assert data["seeded"] == "rule-removed-v4" and data["way"] == {"address": "192.0.2.1"}
+    assert "amphora_vip_chain" in data["tables"]["inet amphora_table"]
