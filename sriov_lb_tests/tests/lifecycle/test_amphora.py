@@ -3,15 +3,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+from tempest import config
 from tempest.lib import decorators
 
+from sriov_lb_tests import errors
 from sriov_lb_tests.cloud.awaiting import until
 from sriov_lb_tests.tests.base import requirement
 from sriov_lb_tests.tests.lifecycle.base import LifecycleTest
 from sriov_lb_tests.tests.own import OTHER, WEB
+
+CONF = config.CONF
+
+#: Lines of a unit's journal that say what went wrong.
+WRONG = re.compile(r"^Error|Cannot find device|Could not configure|ALERT|failed", re.IGNORECASE)
 
 #: Seconds an amphora may take to serve again after its instance is ACTIVE in Nova.
 BOOT = 90.0
@@ -47,18 +55,45 @@ class TestAmphoraLifecycle(LifecycleTest):
         host = self.stage.amphora_host(amphora)
         host.close()
 
+        problem = []
+
         def change() -> None:
             act(amphora)
-            until(
-                self.serving,
-                what=f"load balancer {self.own.bare.id} to serve again",
-                timeout=BOOT,
-                interval=0.2,
-            )
+            try:
+                until(
+                    self.serving,
+                    what=f"load balancer {self.own.bare.name} to serve again",
+                    timeout=BOOT,
+                    interval=0.2,
+                )
+            except errors.StuckPending:
+                problem.append(self.why_not(amphora))
 
+        # A packet that passed and may not have fails here, whether it served again or not.
         self.change(step, change, agree=False)
+        if problem:
+            self.fail(
+                f"{step}: load balancer {self.own.bare.name} did not serve again within "
+                f"{BOOT:.0f} s; nothing forbidden passed meanwhile. {problem[0]}"
+            )
         seconds = self.until_agrees(self.own.bare, step, timeout=30)
         self.seen["agreed after it served again, seconds"] = round(seconds, 1)
+
+    def why_not(self, amphora: Any) -> str:
+        """What the amphora's own units say, where the tests may look."""
+        if not CONF.sriov_lb.amphora_ssh:
+            return "The tests may not log in to the amphora to see why."
+        host = self.stage.amphora_host(amphora)
+        try:
+            said = host.run(
+                ["journalctl", "--no-pager", "-b", "-o", "cat", "-u", "amphora-netns",
+                 "-u", "haproxy-*"],
+                root=True,
+            ).stdout  # fmt: skip
+        except errors.SriovLbError as error:
+            return f"Its amphora cannot be entered: {error.message}"
+        wrong = [line for line in said.splitlines() if WRONG.search(line)]
+        return "Its units say: " + ("; ".join(wrong[-4:]) or "nothing of an error") + "."
 
     @decorators.idempotent_id("6d0e4f2a-85b7-4c9d-8e3f-2a4b5c6d7e11")
     @requirement(
