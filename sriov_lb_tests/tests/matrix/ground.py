@@ -24,6 +24,9 @@ from sriov_lb_tests.tests.matrix.selection import Cell, Row
 #: Seconds between two looks at a load balancer's state.
 INTERVAL = 0.4
 
+#: Seconds that a listener with 200 CIDRs may take at least.
+MANY_TIMEOUT = 300
+
 #: Pool protocol by protocol of the matrix; None where the amphora itself answers.
 POOLS = {
     "HTTP": "HTTP", "TERMINATED_HTTPS": "HTTP", "HTTPS": "HTTPS", "TCP": "TCP", "PROXY": "PROXY",
@@ -56,7 +59,8 @@ class Ground:
             self.site.clouds,
             self.site.ledger,
             timeout=settings.lb_build_timeout,
-            change_timeout=settings.lb_change_timeout,
+            # Octavia makes a rule of a security group of each of 200 CIDRs, one by one.
+            change_timeout=max(settings.lb_change_timeout, MANY_TIMEOUT),
             interval=INTERVAL,
         )
 
