@@ -97,7 +97,7 @@ def test_a_killed_worker_is_named(bed, client, tmp_path):
 
 def test_a_worker_that_never_joins_is_named(bed, client, tmp_path, monkeypatch):
     """It is there and says nothing: stopped before it could reach the master."""
-    monkeypatch.setattr(control, "JOIN_SECONDS", 12.0)
+    monkeypatch.setattr(control, "JOIN_SECONDS", 8.0)
     spawn = Swarm._spawn
 
     def spawn_stopped(self, module, argv, **more):
