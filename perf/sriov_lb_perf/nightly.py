@@ -120,7 +120,8 @@ def publish(
     history: History, document: Mapping[str, Any], night: Night, folder: Path
 ) -> Path:
     """Write the site, with tonight's regressions as JUnit failures; returns its index."""
-    index = site.publish(history, folder)
+    words = " ".join([night.sentence, *(f"Note: {hint}." for hint in night.hints)])
+    index = site.publish(history, folder, words)
     moved = {c.metric: str(c) for c in night.fresh if c.regression and c.what != "normal"}
     write_atomically(folder / "latest.xml", export.junit(document, moved).encode())
     series = history.run(document["id"])["series"]

@@ -37,9 +37,10 @@ LOG = logging.getLogger(__name__)
 SHOWN = 366
 
 
-def publish(history: History, folder: Path) -> Path:
+def publish(history: History, folder: Path, conclusion: str = "") -> Path:
     """Write the whole site; returns its index.
 
+    :param conclusion: what the night came to, in a sentence.
     :raises PerfError: the folder cannot be written.
     """
     script = folder / "plotly.min.js"
@@ -84,8 +85,9 @@ def publish(history: History, folder: Path) -> Path:
         )  # fmt: skip
     newest = runs[-1] if runs else None
     _write(
-        made, folder / "index.html", "index.html.j2", series=series, newest=newest, kept=kept
-    )
+        made, folder / "index.html", "index.html.j2",
+        series=series, newest=newest, kept=kept, conclusion=conclusion,
+    )  # fmt: skip
     table = [_comparable(history, run) for run in runs[::-1]]
     # Most nights are on the same machines: each set of facts is there once.
     sets = [tuple(history.facts(run["n"]).items()) for run in runs[::-1]]

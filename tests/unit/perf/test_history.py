@@ -278,6 +278,7 @@ def test_the_site_has_an_index_trends_pages_and_other_formats(published):
     }  # fmt: skip
     index = (folder / "index.html").read_text()
     assert f'href="runs/{outcome.document["id"]}/index.html"' in index
+    assert "Nothing moved in 13 sound runs." in index
     # The pages of the other nights are gone: no link to nowhere.
     assert "runs/night-0003" not in index
     for link in re.findall(r'href="([^"#:]+)"', index):
