@@ -52,6 +52,8 @@ class Run:
         self.matrix = Matrix(
             tests=tuple(test for test in Test if test in self.tests.applicable())
         )
+        if self.tests.routes:
+            self.matrix.facts["routes without a fault"] = "; ".join(self.tests.routes)
 
     @property
     def backup(self) -> Seat | None:
@@ -147,7 +149,7 @@ class Run:
             return True, not fault.harmless, False
         policy = self.on.policies[seat.id]
         old, new = (parse(one.document()) for one in (target.listing, change.listing))
-        names = tuple(seat.inside.interfaces())
+        names = self.tests.interfaces(seat)
         broken = bool(disagreements(policy, new, interfaces=names, limit=1))
         differs = broken or difference(old, new, interfaces=names) is not None
         here = self.on.vantage is not None and seat is self.on.holder

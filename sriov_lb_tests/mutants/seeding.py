@@ -22,13 +22,25 @@ from sriov_lb_tests.amphora.counting import PREFIX
 from sriov_lb_tests.mutants.fault import FORWARDING_SETTING, Change
 from sriov_lb_tests.mutants.listing import Listing, transaction
 
-#: Kernel settings that a fault may change: every one is put back.
-SETTINGS = r"^net\.ipv[46]\.conf\.[^.]+\.forwarding$"
+#: Prints the kernel settings that a fault may change: every one is put back.
+SETTINGS = "cd /proc/sys && grep -H . net/ipv[46]/conf/*/forwarding"
 
 
 def ours(table: str) -> bool:
     """Whether a table is one of this project's own: never saved, never touched."""
     return table.startswith(PREFIX)
+
+
+def tables_of(text: str) -> dict[str, str]:
+    """The blocks of ``nft list ruleset`` by "family name"."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines(keepends=True):
+        if line.startswith("table "):
+            name = " ".join(line.split()[1:3])
+            found[name] = ""
+        found[name] += line
+    return found
 
 
 @dataclass
@@ -42,6 +54,7 @@ class Saved:
     :param rules_file: its text, None where there is none.
     :param seeded: "" when nothing is seeded, else the fault's id.
     :param applied: the ruleset's text with the fault in it; "" while that is being done.
+    :param touched: what beside the rules: ``settings``, ``file``.
     :param way: how to get there, for whoever restores.
     """
 
@@ -52,6 +65,7 @@ class Saved:
     rules_file: str | None
     seeded: str = ""
     applied: str = ""
+    touched: list[str] = field(default_factory=list)
     way: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -115,9 +129,11 @@ class Seeder:
     # what is there
 
     def _look(self, way: dict[str, str]) -> Saved:
-        texts = {}
-        for family, table in self._tables():
-            texts[f"{family} {table}"] = self.amphora.nft("list", "table", family, table)
+        texts = {
+            name: text
+            for name, text in tables_of(self.amphora.nft("list", "ruleset")).items()
+            if not ours(name.split()[1])
+        }
         return Saved(
             self.name, texts, self._plain(), self._settings(), self._read_file(), way=way
         )
@@ -129,15 +145,13 @@ class Seeder:
 
     def _plain(self) -> str:
         """Every table's text without counters."""
-        return "".join(
-            self.amphora.nft("-s", "list", "table", family, table)
-            for family, table in self._tables()
-        )
+        blocks = tables_of(self.amphora.nft("-s", "list", "ruleset"))
+        return "".join(text for name, text in blocks.items() if not ours(name.split()[1]))
 
     def _settings(self) -> dict[str, str]:
-        text = self.amphora.within("sysctl", "-a", "-r", SETTINGS).stdout
-        pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
-        return {name.strip(): value.strip() for name, _, value in pairs}
+        text = self.amphora.within("sh", "-c", SETTINGS).stdout
+        pairs = (line.partition(":") for line in text.splitlines())
+        return {name.replace("/", "."): value.strip() for name, _, value in pairs}
 
     def _read_file(self) -> str | None:
         if self._file is None:
@@ -166,6 +180,13 @@ class Seeder:
         :raises CommandFailed: nft refuses it; nothing is changed then.
         """
         self.saved.seeded, self.saved.applied = fault, ""
+        self.saved.touched = [
+            what
+            for what, is_so in (
+                ("settings", bool(change.sysctls)), ("file", change.rules_file is not None)
+            )
+            if is_so
+        ]  # fmt: skip
         self.saved.write(self.path)
         if change.listing is not None:
             commands = transaction(before, change.listing)
@@ -196,27 +217,25 @@ class Seeder:
         if now != self.saved.plain:
             gone = [f"delete table {family} {table}\n" for family, table in self._tables()]
             self.amphora.nft("-f", "-", input="".join([*gone, *self.saved.tables.values()]))
-        # "all" changes the others, so it comes first.
-        for name in sorted(self.saved.settings, key=lambda n: ".all." not in n):
-            if self._settings() == self.saved.settings:
-                break
-            self.amphora.within("sysctl", "-q", "-w", f"{name}={self.saved.settings[name]}")
-        if self.saved.rules_file is not None and self._read_file() != self.saved.rules_file:
+        if "settings" in self.saved.touched:
+            # "all" changes the others, so it comes first.
+            for name in sorted(self.saved.settings, key=lambda n: ".all." not in n):
+                if self._settings() == self.saved.settings:
+                    break
+                self.amphora.within("sysctl", "-q", "-w", f"{name}={self.saved.settings[name]}")
+        if "file" in self.saved.touched and self.saved.rules_file is not None:
             self._write_file(self.saved.rules_file)
         self._prove()
         self.path.unlink(missing_ok=True)
         self.saved.seeded = self.saved.applied = ""
 
     def _prove(self) -> None:
-        wrong = [
-            what
-            for what, now, before in (
-                ("rules", self._plain(), self.saved.plain),
-                ("kernel settings", self._settings(), self.saved.settings),
-                ("rules file", self._read_file(), self.saved.rules_file),
-            )
-            if now != before
-        ]
+        looks = {"rules": (self._plain, self.saved.plain)}
+        if "settings" in self.saved.touched:
+            looks["kernel settings"] = (self._settings, self.saved.settings)
+        if "file" in self.saved.touched:
+            looks["rules file"] = (self._read_file, self.saved.rules_file)
+        wrong = [what for what, (look, before) in looks.items() if look() != before]
         if wrong:
             raise errors.NotRestored(
                 f"The {' and the '.join(wrong)} of amphora {self.name} are not what they were "
