@@ -45,9 +45,11 @@ class Station:
                     "report": report,
                 }
             )
-            seen = histograms.get("latency") or histograms.get("last_byte")
-            if seen is not None and len(seen):
-                on_tick(seen)
+            # Whichever this kind of job has: closed, connect, open.
+            for name in ("latency", "last_byte", "response"):
+                if len(histograms.get(name) or ()):
+                    on_tick(histograms[name])
+                    break
             if final:
                 return report
 

@@ -7,6 +7,8 @@ own, so ``-u`` is a number of cores rather than of people)::
     locust -f .../sriov_lb_perf/swarm/vip_load.py --host http://192.0.2.7/ -u 1
     locust -f .../vip_load.py --host http://192.0.2.7/ -u 2 -t 30s --headless \\
         --vip-mode open --vip-rate 5000
+    locust -f .../vip_load.py --host http://192.0.2.7/ -u 1 -t 60s --headless \\
+        --vip-mode open --vip-schedule 0:5000:10,5000:5000:40,1000:1000:10
 
 Modes: ``closed`` (as fast as the connections allow), ``open`` (at intended times; the response
 time runs from the intended time, so a stall of the target is not omitted), ``connect`` (a new
@@ -17,6 +19,7 @@ Response times in locust's statistics have 10 us resolution here, not 1 ms.
 
 from __future__ import annotations
 
+import argparse
 import socket
 import subprocess
 import sys
@@ -37,6 +40,36 @@ def add_options(parser) -> None:
     group.add_argument("--vip-mode", choices=("closed", "open", "connect"), default="closed")
     group.add_argument("--vip-connections", type=int, default=64, help="per engine")
     group.add_argument("--vip-rate", type=float, default=1000.0, help="requests/s per engine")
+    group.add_argument(
+        "--vip-schedule",
+        type=schedule,
+        default="",
+        metavar="FIRST:LAST:SECONDS,…",
+        help="for mode open, in place of --vip-rate: from FIRST to LAST requests/s in SECONDS "
+        "(a ramp; a step where they are equal), one part after the other, then again",
+    )
+
+
+def parse_schedule(text: str) -> list[list[float]]:
+    """``0:5000:10,5000:5000:40`` as ``[[0, 5000, 10], [5000, 5000, 40]]``.
+
+    :raises ValueError: it is not of that form.
+    """
+    parts = [[float(word) for word in part.split(":")] for part in text.split(",") if part]
+    if any(len(part) != 3 or min(part) < 0 or part[2] == 0 for part in parts):
+        raise ValueError("three numbers a part, none negative, no part of 0 s")
+    return parts
+
+
+def schedule(text: str) -> str:
+    """A checked --vip-schedule; locust's web form wants the text."""
+    try:
+        parse_schedule(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not FIRST:LAST:SECONDS,…: {error}"
+        ) from error
+    return text
 
 
 def mirror(environment, name: str, histogram: Histogram) -> None:
@@ -119,5 +152,7 @@ class VipLoadUser(User):
             return {**job, "concurrency": options.vip_connections}
         job["connections"] = options.vip_connections
         if options.vip_mode == "open":
-            job.update(schedule=[[options.vip_rate] * 2 + [2.0]], raw=False, grace=0.5)
+            rate = options.vip_rate
+            parts = parse_schedule(options.vip_schedule) or [[rate, rate, 2.0]]
+            job.update(schedule=parts, raw=False, grace=0.5)
         return job
