@@ -568,12 +568,13 @@ def export_run(run: str, form: str) -> None:
 
 
 @main.command("profiles")
+@click.argument("names", nargs=-1)
 @explained
-def list_profiles() -> None:
-    """List the load profiles and how long each may take."""
+def list_profiles(names: tuple[str, ...]) -> None:
+    """List the load profiles, or check NAMES (or files), and tell how long each may take."""
     from . import profiles
 
-    for name in profiles.names():
+    for name in names or profiles.names():
         profile = profiles.load(name)
         click.echo(f"{name:10} at most {profile.most_seconds():6.0f} s  {profile.title}")
 

@@ -54,29 +54,33 @@ class Comparison:
         return [path for path in named if path.is_file()]
 
 
-def profile(name: str) -> Mapping[str, Any]:
-    """A load profile's own words, by name or path.
+COMMAND = [sys.executable, "-m", "sriov_lb_perf.cli"]
 
-    :raises InvalidConfiguration: there is none.
+
+def profile(name: str) -> Mapping[str, Any]:
+    """A load profile's own words, by name or path; asked before anything is built.
+
+    :raises InvalidConfiguration: there is none, it cannot finish in its time, or the command
+        cannot run here at all.
     """
-    if "/" in name or name.endswith((".yaml", ".yml")):
-        source: Any = Path(name)
-    else:
-        folder = importlib.resources.files("sriov_lb_tests").joinpath("scenarios", "profiles")
-        source = folder.joinpath(f"{name}.yaml")
-    try:
-        return yaml.safe_load(source.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    done = subprocess.run([*COMMAND, "profiles", name], capture_output=True, text=True, timeout=120)
+    if done.returncode:
         raise errors.InvalidConfiguration(
             [
                 errors.Problem(
                     "[sriov_lb] performance_profile",
                     name,
-                    f"a profile of the project or a YAML file ({error})",
+                    f"a profile that can be run here ({done.stderr.strip()[-1000:]})",
                     "Write for example: performance_profile = standard",
                 )
             ]
-        ) from error
+        )
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        source: Any = Path(name)
+    else:
+        folder = importlib.resources.files("sriov_lb_tests").joinpath("scenarios", "profiles")
+        source = folder.joinpath(f"{name}.yaml")
+    return yaml.safe_load(source.read_text(encoding="utf-8"))
 
 
 def ssh(host: Any) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def run(
     description = folder / "targets.yaml"
     description.write_text(yaml.safe_dump(dict(targets), sort_keys=False))
     argv = [
-        sys.executable, "-m", "sriov_lb_perf.cli", "compare", "--targets", str(description),
+        *COMMAND, "compare", "--targets", str(description),
         "--profile", profile_name, "--artifacts", str(folder), "--quiet", *thresholds,
     ]  # fmt: skip
     child = subprocess.Popen(
