@@ -2,7 +2,7 @@
 """A target whose rate and delay are known: ``python metronome.py ADDRESS PORT:SLOT_US:HOLD_US …``
 
 An HTTP server of one thread. On each port answers leave at least SLOT_US apart (so its highest
-rate is 1/SLOT, whoever asks) and at least HOLD_US after their request was read. Both are kept by
+rate is 1/SLOT, whoever asks) and HOLD_US later than they would. Both are kept by
 spinning on the clock, and what was kept is measured: GET /truth tells, per port, the median time
 between two answers under load and the median time from reading a request to its answer, and
 starts afresh.
@@ -37,17 +37,17 @@ class Port:
         self.holds: list[int] = []
         self.left: list[int] = []
 
-    def wait(self, read: int) -> None:
-        """Spin until the answer to a request read at ``read`` may leave."""
+    def wait(self) -> None:
+        """Spin until the answer to a request just read may leave."""
         now = clock()
         if self.slot:
             if now - self.next > PAUSE_NS:
                 self.next = now  # idle: what was not asked for is not caught up on
-            due = max(self.next, read + self.hold)
+            due = max(self.next, now + self.hold)
             # Late once is not late for ever: the mean rate is kept.
             self.next += self.slot
         else:
-            due = read + self.hold
+            due = now + self.hold
         while clock() < due:
             pass
 
@@ -88,7 +88,7 @@ def main(address: str, *ports: str) -> None:
                     said = {each.number: each.truth() for each in listening.values()}
                     sock.sendall(answer(json.dumps(said).encode()))
                 elif data:
-                    port.wait(read)
+                    port.wait()
                     sock.sendall(good)
                     left = clock()
                     port.holds.append(left - read)
