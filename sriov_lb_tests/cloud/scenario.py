@@ -146,6 +146,7 @@ class Matrix:
 
     :param load_balancer, listener: values by factor, the plainest first.
     :param always: values of load balancers that every selection has together.
+    :param once: values (factor, value) that a pairwise selection has once, and with what.
     :param subnets: CIDRs of further subnets of the VIP network by IP version.
     """
 
@@ -153,6 +154,7 @@ class Matrix:
     listener: Mapping[str, tuple[Any, ...]]
     impossible: tuple[Impossible, ...]
     always: tuple[Mapping[str, Any], ...]
+    once: Mapping[tuple[str, Any], Mapping[str, Any]]
     subnets: Mapping[int, tuple[str, ...]]
 
     def ruled_out(self, values: Mapping[str, Any]) -> str:
@@ -168,7 +170,10 @@ def matrix(name: str) -> Matrix:
     data = _load("matrices", name)
     factors = {**data["load_balancer"], **data["listener"]}
     named = [(f, v) for rule in data["impossible"] for f, vs in rule["when"].items() for v in vs]
-    named += [pair for values in data.get("always", ()) for pair in values.items()]
+    together = [*data.get("always", ())]
+    for entry in data.get("once", ()):
+        together += [entry["value"], entry["with"]]
+    named += [pair for values in together for pair in values.items()]
     for factor, value in named:
         if value not in factors.get(factor, ()):
             raise errors.ConfigurationError(
@@ -183,6 +188,7 @@ def matrix(name: str) -> Matrix:
             for rule in data["impossible"]
         ),
         always=tuple(data.get("always", ())),
+        once={next(iter(e["value"].items())): e["with"] for e in data.get("once", ())},
         subnets={4: tuple(data["subnets"]["ipv4"]), 6: tuple(data["subnets"]["ipv6"])},
     )
 

@@ -80,12 +80,18 @@ def rows(matrix: Matrix, *, full: bool = False) -> list[Row]:
 
 
 def needed(matrix: Matrix) -> set[Pair]:
-    """Every two values of two factors that can meet in some cell."""
+    """Every two values of two factors that can meet in some cell, but for those that take long:
+    these are needed with what the matrix names and with nothing else."""
     found: set[Pair] = set()
     for balancer in _possible(matrix):
         for cell in _cells(matrix, balancer):
             found |= _pairs(balancer, cell)
-    return found
+    return {pair for pair in found if all(_wanted(matrix, pair, value) for value in pair)}
+
+
+def _wanted(matrix: Matrix, pair: Pair, value: tuple[str, Any]) -> bool:
+    company = matrix.once.get(value)
+    return company is None or all(other in company.items() for other in pair - {value})
 
 
 def covered(selection: Iterable[Row]) -> set[Pair]:
