@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -83,7 +84,9 @@ class PerfBed:
         config = self.folder / "nginx.conf"
         config.write_text(NGINX.format(run=self.folder, address=TARGET_IP, body=BODY))
         self.serve(["nginx", "-c", str(config)])
-        self.until(lambda: self.run(["curl", "-sf", self.url], check=False, core=None) == BODY)
+        ask = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
+        argv = [sys.executable, "-c", ask, self.url]
+        self.until(lambda: self.run(argv, check=False, core=None).strip() == BODY)
 
     def serve(self, argv: list[str]) -> subprocess.Popen:
         """Start something beside the target, on its core."""

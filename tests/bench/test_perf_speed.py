@@ -36,7 +36,7 @@ SECONDS = float(os.environ.get("SRIOV_LB_BENCH_SECONDS", 2))
 CONNECTIONS = 64
 NEEDED = {
     "wrk": "wrk", "h2load": "nghttp2-client", "ab": "apache2-utils", "sockperf": "sockperf",
-    "nginx": "nginx-light", "curl": "curl", "taskset": "util-linux", "ip": "iproute2",
+    "nginx": "nginx-light", "taskset": "util-linux", "ip": "iproute2",
 }  # fmt: skip
 OURS = "sriov-lb-perf under locust"
 
