@@ -19,6 +19,7 @@ from sriov_lb_tests.policy import packet as headers
 from sriov_lb_tests.policy.model import PEER_PORT
 from sriov_lb_tests.policy.packet import Packet
 from sriov_lb_tests.tests import base, scene
+from sriov_lb_tests.tests.agreement import Agrees
 from sriov_lb_tests.tests.away import Away
 from sriov_lb_tests.tests.base import requirement
 from sriov_lb_tests.tests.lifecycle.base import LifecycleTest
@@ -391,7 +392,7 @@ class TestPair(LifecycleTest):
         self.master()
 
 
-class TestIpv6Pair(base.SriovLbTest):
+class TestIpv6Pair(Agrees, base.SriovLbTest):
     """A pair may have an IPv6 VIP and no other: nothing in the API limits pairs to IPv4."""
 
     @decorators.idempotent_id("29c4a5e6-4b73-48b9-baf5-e6ab7c8d9e07")
@@ -405,10 +406,12 @@ class TestIpv6Pair(base.SriovLbTest):
 
         1. Create a load balancer of two amphorae on the IPv6 subnet alone, with a listener.
 
-        Verify: it becomes ACTIVE.
+        Verify: it becomes ACTIVE; the rulesets of both agree with the policy of each, and so does
+        the wire.
         """
         own = Own(scene.of(self.stage), "pair6", "ACTIVE_STANDBY", versions=(6,))
         self.addCleanup(own.close)
         self.involved = {"lb": own.asked}
         scene.operate("loadbalancer-create", lambda: own.bare, None)
         scene.operate("listener-create", lambda: own.listener("web", WEB, None), None)
+        self.agrees(own.bare, "A pair was built on IPv6")
