@@ -168,7 +168,7 @@ def test_kill_9_at_any_moment_leaves_whole_results_and_a_whole_history(described
     stored and published; one night is left alone."""
     seen = set()
     length = None
-    for share in (None, 0.3, 0.7, 0.9, 0.97):
+    for share in (None, 0.4, 0.85, 0.95):
         before = set(tmp_path.glob("runs/*/result.json"))
         process = start(nightly(described, tmp_path))
         try:
