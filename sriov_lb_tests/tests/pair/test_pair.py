@@ -405,6 +405,7 @@ class TestIpv6Pair(Agrees, base.SriovLbTest):
         """Steps:
 
         1. Create a load balancer of two amphorae on the IPv6 subnet alone, with a listener.
+        2. If that fails: the same without SR-IOV (the control).
 
         Verify: it becomes ACTIVE; the rulesets of both agree with the policy of each, and so does
         the wire.
@@ -412,6 +413,18 @@ class TestIpv6Pair(Agrees, base.SriovLbTest):
         own = Own(scene.of(self.stage), "pair6", "ACTIVE_STANDBY", versions=(6,))
         self.addCleanup(own.close)
         self.involved = {"lb": own.asked}
-        scene.operate("loadbalancer-create", lambda: own.bare, None)
+        scene.operate("loadbalancer-create", lambda: own.bare, self.normal_pair)
         scene.operate("listener-create", lambda: own.listener("web", WEB, None), None)
         self.agrees(own.bare, "A pair was built on IPv6")
+
+    def normal_pair(self) -> None:
+        """The control: the same pair on virtual ports; gone at once."""
+        lbs = self.site.lbs
+        flavor = self.site.flavor_of("normal", topology="ACTIVE_STANDBY")
+        lb = self.site.ask_load_balancer(
+            "normal", versions=(6,), what="pair6-normal", flavor_id=flavor
+        )
+        try:
+            lbs.wait(lb.id)
+        finally:
+            lbs.delete(lb.id)

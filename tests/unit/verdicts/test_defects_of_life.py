@@ -14,6 +14,8 @@ PEERS = (
     "takeover."
 )
 
+BUILT = {"operation": "loadbalancer-create", "sriov": "ERROR", "normal": "ACTIVE"}
+
 
 @pytest.mark.parametrize(
     ("requirement", "message", "seen", "wanted"),
@@ -22,6 +24,8 @@ PEERS = (
         ("LIF-001", LAST, {}, None),
         ("LIF-002", LAST.replace("lets in", "keeps out"), {}, None),
         ("PAI-005", PEERS, {}, "OCTAVIA-PEERS-PORT"),
+        ("PAI-007", "ended in ERROR", BUILT, "OCTAVIA-IPV6-PAIR"),
+        ("PAI-007", "ended in ERROR", {**BUILT, "normal": "ERROR"}, None),
         ("PAI-005", "haproxy does not listen", {}, None),
     ],
 )
