@@ -304,6 +304,9 @@ def _means(reports) -> list[str]:
     engines = sorted({each["engine"] for each in reports.values() if each.get("engine")})
     ciphers = sorted({name for each in reports.values() for name in each.get("ciphers") or ()})
     notes = [f"generator on {' and '.join(engines)}"] if engines else []
+    batch = max((each.get("batch", 1) for each in reports.values()), default=1)
+    if batch > 1:
+        notes.append(f"the generator was busy: answers were taken up to {batch} at a time")
     return notes + ([f"negotiated {', '.join(ciphers)}"] if ciphers else [])
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sriov_lb_perf import carry, errors
+from sriov_lb_perf.agent import closed_uring
 from sriov_lb_perf.agent.closed import run_closed
 from sriov_lb_perf.agent.connect import run_connect
 from sriov_lb_perf.agent.errors import JobError
@@ -415,3 +416,25 @@ def test_a_clock_that_jumps_under_way_is_told(monkeypatch, jump, told):
     assert bool(step) == told
     if told:
         assert step == pytest.approx(jump, abs=3_000_000)
+
+
+def test_answers_are_batched_only_where_the_generator_would_be_the_limit(monkeypatch):
+    """Up to half of the connections above 85 % of a core, back to one below 40 %."""
+    times = {"cpu": 0, "now": 0}
+    monkeypatch.setattr(closed_uring, "clock", lambda: times["now"])
+    monkeypatch.setattr(closed_uring.time, "thread_time_ns", lambda: times["cpu"])
+
+    def pass_time(batch, share):
+        times["now"] += batch.PERIOD_NS
+        times["cpu"] += int(share * batch.PERIOD_NS)
+        batch.adapt(times["now"])
+        return batch.least
+
+    batch = closed_uring.Batch(64)
+    assert batch.least == 1
+    assert [pass_time(batch, 0.5) for _ in range(3)] == [1, 1, 1]
+    assert [pass_time(batch, 0.95) for _ in range(7)] == [2, 4, 8, 16, 32, 32, 32]
+    assert [pass_time(batch, 0.6) for _ in range(3)] == [32, 32, 32]
+    assert [pass_time(batch, 0.2) for _ in range(6)] == [16, 8, 4, 2, 1, 1]
+    assert batch.largest == 32
+    assert closed_uring.Batch(1)._most == 1
