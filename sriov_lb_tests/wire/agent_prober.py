@@ -276,6 +276,7 @@ class Prober:
         self.follower = Follower(interface, streams) if follow else None
         self.next, self.strangers = 0, 0
         self.start_ns, self.start = time.time_ns(), time.monotonic()
+        self.worked = time.process_time()
 
     def open(self, interface, sources):
         self.sender = packet_socket(0, interface["index"])
@@ -428,6 +429,7 @@ class Prober:
             "slots": self.next,
             "over": self.next >= self.slots,
             "dropped": self.lost(),
+            "cpu": (time.process_time() - self.worked) / (time.monotonic() - self.start),
             "strangers": self.strangers,
             "moves": self.follower.moves if self.follower else [],
             "streams": [],

@@ -200,7 +200,7 @@ class ProberReport:
 
     :param problem: why nothing follows from a silence (no control was answered, frames of the
         capture were lost); "" when the run is conclusive. Witnesses hold in any case.
-    :param rate: slots a second that were really used.
+    :param rate: slots a second that were really used. :param cpu: share of a core that it took.
     :param offset_ns: guest's clock minus the tester's; ``± offset_error_ns``.
     :param marks: what the tester said happened, in the guest's time.
     :param moves: ``(ns, target, MAC)`` as it was heard, when it was to be followed.
@@ -212,6 +212,7 @@ class ProberReport:
     problem: str
     lag: Lag
     rate: float
+    cpu: float
     started_ns: int
     ended_ns: int
     offset_ns: int
@@ -266,8 +267,8 @@ class ProberReport:
                 f"{len(flow.pings)} pings answered, longest wait {flow.longest * 1e3:.1f} ms."
             )
         lines.append(
-            f"{self.rate:.0f} slots/s for {self.seconds:.2f} s; lag median "
-            f"{self.lag.median * 1e6:.0f} us, p99 {self.lag.p99 * 1e6:.0f} us, worst "
+            f"{self.rate:.0f} slots/s for {self.seconds:.2f} s, {self.cpu:.0%} of a core; lag "
+            f"median {self.lag.median * 1e6:.0f} us, p99 {self.lag.p99 * 1e6:.0f} us, worst "
             f"{self.lag.worst * 1e3:.1f} ms, {self.lag.left_out} slots left out."
         )
         if self.pcap:
@@ -575,6 +576,7 @@ class Prober:
             problem=_problem(streams.values(), head["dropped"]),
             lag=lag,
             rate=rate,
+            cpu=head["cpu"],
             started_ns=head["start_ns"],
             ended_ns=ended,
             offset_ns=offset,

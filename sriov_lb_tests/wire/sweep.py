@@ -22,8 +22,9 @@ How often a silent port is asked, and when its silence counts, is in ``agent_swe
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,20 +121,15 @@ def ranges(intervals: Intervals, limit: int = 20) -> str:
     return ", ".join(texts) + (f" and {more} more intervals" if more > 0 else "")
 
 
-def intervals_of(states: bytes, wanted: Iterable[int]) -> Intervals:
-    """Where ``states`` has one of the wanted bytes."""
-    wanted = set(wanted)
-    found: list[tuple[int, int]] = []
-    start = None
-    for port, state in enumerate(states):
-        if state in wanted:
-            start = port if start is None else start
-        elif start is not None:
-            found.append((start, port - 1))
-            start = None
-    if start is not None:
-        found.append((start, len(states) - 1))
-    return tuple(found)
+def intervals_of(states: bytes) -> dict[int, Intervals]:
+    """Where ``states`` has which byte."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    start = 0
+    for state, run in itertools.groupby(states):
+        after = start + len(list(run))
+        found.setdefault(state, []).append((start, after - 1))
+        start = after
+    return {state: tuple(pairs) for state, pairs in found.items()}
 
 
 def sweep(
@@ -149,9 +145,10 @@ def sweep(
     """Sweep; see :meth:`Vantage.sweep`."""
     probe, crafted = vantage.home(probe)
     control, crafted_control = vantage.home(control)
+    # The same address, as a rule: asked for once.
+    links = {one: vantage.link(one) for one in {probe.destination, control.destination}}
     first, second = (
-        one.frames(vantage.link(one.destination), vantage.identities.next())
-        for one in (probe, control)
+        one.frames(links[one.destination], vantage.identities.next()) for one in (probe, control)
     )
     if len(first) != 1 or len(second) != 1:
         raise ValueError("the sweep takes probes of one frame")
@@ -172,7 +169,8 @@ def sweep(
         wait=limit + 60.0,
         interface=vantage.interface.name,
         play=play,
-        warm=[(probe.destination, source) for source in dict.fromkeys(near)],
+        # The vantage's own address is known since its link was asked for.
+        warm=[(probe.destination, one) for one in dict.fromkeys(near) if one in play],
         protocol=protocol,
         ports=list(ports),
         attempts=attempts,
@@ -222,15 +220,16 @@ def _report(vantage, probe, control, protocol, ports, head, body) -> SweepReport
     answers = {}
     for port, one in zip(head["kept"], kept, strict=True):
         answers.setdefault(port, one)
-    undecided = intervals_of(states, {guest.UNDECIDED})
+    found = intervals_of(states)
+    undecided = found.get(guest.UNDECIDED, ())
     return SweepReport(
         probe=probe,
         protocol=protocol,
         control=control,
-        open=intervals_of(states, {guest.OPEN}),
-        closed=intervals_of(states, {guest.CLOSED}),
-        rejected=intervals_of(states, {guest.REJECTED}),
-        silent=intervals_of(states, {guest.SILENT}),
+        open=found.get(guest.OPEN, ()),
+        closed=found.get(guest.CLOSED, ()),
+        rejected=found.get(guest.REJECTED, ()),
+        silent=found.get(guest.SILENT, ()),
         undecided=undecided,
         problem=_problem(head, undecided, control),
         loss=head["lost"] / max(head["controls"], 1),

@@ -141,10 +141,10 @@ def test_limited_resets_are_no_drops(sweep, bed, rules):
         "table inet limited { chain c { type filter hook output priority 0; "
         "tcp flags & rst == rst limit rate over 20000/second drop; }; }"
     )
-    seen = sweep(limit=6.0)
-    assert seen.limited and seen.dropped == (), str(seen)
+    seen = sweep(limit=8.0)
+    assert seen.dropped == (), str(seen)
     assert total(seen.closed) + total(seen.undecided) == 65536 - 3
-    assert seen.undecided == () or "Answers still came" in seen.problem
+    assert (seen.problem != "") == (seen.undecided != ())
 
 
 def test_rejected_ports_are_told_or_nothing_is(sweep, bed, testbed):
