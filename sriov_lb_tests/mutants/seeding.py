@@ -138,11 +138,6 @@ class Seeder:
             self.name, texts, self._plain(), self._settings(), self._read_file(), way=way
         )
 
-    def _tables(self) -> list[tuple[str, str]]:
-        listing = json.loads(self.amphora.nft("-j", "list", "tables"))["nftables"]
-        found = [entry["table"] for entry in listing if "table" in entry]
-        return [(t["family"], t["name"]) for t in found if not ours(t["name"])]
-
     def _plain(self) -> str:
         """Every table's text without counters."""
         blocks = tables_of(self.amphora.nft("-s", "list", "ruleset"))
@@ -215,7 +210,7 @@ class Seeder:
                 f"{self.path}. Otherwise repeat with --force.",
             )
         if now != self.saved.plain:
-            gone = [f"delete table {family} {table}\n" for family, table in self._tables()]
+            gone = [f"delete table {name}\n" for name in tables_of(now)]
             self.amphora.nft("-f", "-", input="".join([*gone, *self.saved.tables.values()]))
         if "settings" in self.saved.touched:
             # "all" changes the others, so it comes first.

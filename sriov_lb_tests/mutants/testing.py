@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
@@ -17,7 +18,7 @@ from scapy.packet import Raw
 from sriov_lb_tests import errors
 from sriov_lb_tests.agreement import Question, Reach, Seat, questions, send
 from sriov_lb_tests.agreement.sending import Answered, sendable
-from sriov_lb_tests.amphora import Stage
+from sriov_lb_tests.amphora import Amphora, Counts, Stage
 from sriov_lb_tests.amphora.amphora import RULES_FILE
 from sriov_lb_tests.mutants.fault import Test
 from sriov_lb_tests.mutants.listing import Listing
@@ -50,6 +51,8 @@ NEIGHBOURS = ("icmp-solicitation-v6", "icmp-solicitation-denied", "icmp-solicita
 
 #: Witnesses of the proof that are sent, of each kind.
 SENT = 3
+
+WITNESS = "a witness of the proof"
 
 _SOLICITED = ipaddress.ip_address("ff02::1:ff00:0")
 
@@ -178,6 +181,22 @@ def chosen(context: Context, names: Iterable[str], *, denied: bool) -> list[Case
     return found
 
 
+class _Counter:
+    """One counting table for a whole look, read whenever somebody would have made his own.
+
+    In the place of an amphora for whoever asks for :meth:`counting`.
+    """
+
+    def __init__(self, inside: Amphora, counts: Counts) -> None:
+        self._inside, self._counts = inside, counts
+
+    @contextmanager
+    def counting(self, _mac: str) -> Iterator[Counts]:
+        yield self._counts
+        self._counts.read(json.loads(self._inside.nft("-j", "list", "table", "inet",
+                                                      self._counts.table)))  # fmt: skip
+
+
 class Tests:
     """Runs the columns. A connection that has to survive is opened before a fault is seeded."""
 
@@ -191,6 +210,7 @@ class Tests:
                 if made is not None:
                     self._contexts[version] = made
         self.wanted_requests = self.answered() if subjects.vantage is not None else []
+        self._counter: _Counter | None = None
         #: What it passes on without any fault: then nothing more can be learned from that.
         self.routes = self.forwarding().alarms if self._contexts else []
 
@@ -302,7 +322,8 @@ class Tests:
             )
 
         probe = Probe("neighbour solicitation for the VIP", group, build, context.allowed)
-        with self.on.holder.inside.counting(vantage.interface.mac) as counts:
+        inside = self._counter or self.on.holder.inside
+        with inside.counting(vantage.interface.mac) as counts:
             seen = vantage.ask(probe, tries=1)
         stages = [counts.of(one, 6) for one in seen.identities]
         if seen.answers or any(one[Stage.PASSED_FILTER] for one in stages):
@@ -336,22 +357,25 @@ class Tests:
                 if context.flow is not None:
                     vantage.close_flow(context.vip, context.flow)
 
-    def agreement(self, stale_ports: Sequence[int] = ()) -> Outcomes:
-        """The questions that follow from the policy."""
+    def agreement(
+        self, rulesets: dict[str, Ruleset], stale_ports: Sequence[int] = ()
+    ) -> Outcomes:
+        """The questions that follow from the policy, and the proof's witnesses."""
         on = self.on
         asked = questions(on.policy, on.reach, ports=stale_ports, thorough=True)
+        asked += self.witnesses(rulesets)
         found: Outcomes = {
             test: Outcome()
-            for test in (Test.ALLOWED, Test.DENIED, Test.PORTS, Test.STRANGERS)
+            for test in (Test.ALLOWED, Test.DENIED, Test.PORTS, Test.STRANGERS, Test.WITNESSES)
         }
-        for one in send(asked, on.vantage, on.reach.own, [on.holder]):
-            out = found[column(one.question, on.policy.listeners)]
-            _add(out, on.policy, one)
+        seat = replace(on.holder, inside=self._counter or on.holder.inside)
+        for one in send(asked, on.vantage, on.reach.own, [seat]):
+            _add(found[column(one.question, on.policy.listeners)], on.policy, one)
         return found
 
-    def witnesses(self, rulesets: dict[str, Ruleset]) -> Outcome:
+    def witnesses(self, rulesets: dict[str, Ruleset]) -> list[Question]:
         """Witnesses of the proof that this vantage can send."""
-        on, out = self.on, Outcome()
+        on = self.on
         proof = disagreements(
             on.policy,
             rulesets[on.holder.id],
@@ -359,15 +383,11 @@ class Tests:
             limit=2 * SENT,
             within=sendable_space(on.policy, on.reach),
         )
-        asked = [
+        return [
             _question(one)
             for kind in (proof.too_open, proof.too_closed)
             for one in [w for w in kind if sendable(w.packet, on.policy.vip_interface)][:SENT]
         ]
-        if asked:
-            for one in send(asked, on.vantage, on.reach.own, [on.holder]):
-                _add(out, on.policy, one)
-        return out
 
     def catalogue(self, contexts: dict[int, Context]) -> Outcomes:
         """Classes of the catalogue; those about flows and neighbours have columns of their own."""
@@ -375,7 +395,7 @@ class Tests:
         if 6 in contexts:
             found[Test.NEIGHBOURS] = Outcome()
         names = {Test.FLOWS: FLOWS, Test.NEIGHBOURS: NEIGHBOURS, Test.CATALOGUE: CLASSES}
-        vantage, inside = self.on.vantage, self.on.holder.inside
+        vantage, inside = self.on.vantage, self._counter or self.on.holder.inside
         for context in contexts.values():
             wanted = {
                 case.id: (case, test)
@@ -460,19 +480,33 @@ class Tests:
         if disk and self.on.rules_file:
             found[Test.DISK] = self.disk()
         if self.on.vantage is not None:
-            found.update(self.agreement(stale_ports))
-            found[Test.WITNESSES] = self.witnesses(rulesets)
-            if self.wanted_requests:
-                found[Test.REQUESTS] = self.requests()
-            if contexts:
-                found.update(self.catalogue(contexts))
-                if 6 in contexts:
-                    asked = self.solicitation()
-                    found[Test.NEIGHBOURS].alarms[:0] = asked.alarms
-                    found[Test.NEIGHBOURS].unclear += asked.unclear
-                if not self.routes:
-                    found[Test.FORWARDING] = self.forwarding()
+            with self._counted():
+                self._on_the_wire(found, rulesets, contexts, stale_ports)
         return found
+
+    def _on_the_wire(self, found: Outcomes, rulesets, contexts, stale_ports) -> None:
+        found.update(self.agreement(rulesets, stale_ports))
+        if self.wanted_requests:
+            found[Test.REQUESTS] = self.requests()
+        if contexts:
+            found.update(self.catalogue(contexts))
+            if 6 in contexts:
+                asked = self.solicitation()
+                found[Test.NEIGHBOURS].alarms[:0] = asked.alarms
+                found[Test.NEIGHBOURS].unclear += asked.unclear
+            if not self.routes:
+                found[Test.FORWARDING] = self.forwarding()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Packets are counted in the holder while the block runs."""
+        inside = self.on.holder.inside
+        with inside.counting(self.on.vantage.interface.mac) as counts:
+            self._counter = _Counter(inside, counts)
+            try:
+                yield
+            finally:
+                self._counter = None
 
     def sendable(self, ruleset: Ruleset) -> bool:
         """Whether a packet that can be sent from here shows that a ruleset is wrong."""
@@ -486,6 +520,8 @@ class Tests:
 def column(question: Question, listeners: Sequence[Listener]) -> Test:
     """Where a question belongs."""
     packet = question.packet
+    if question.why == WITNESS:
+        return Test.WITNESSES
     if question.promise is Promise.REQUIRED:
         return Test.ALLOWED
     served = {(one.protocol, one.port): one for one in listeners}
@@ -502,7 +538,7 @@ def _question(witness: Witness) -> Question:
     packet = witness.packet
     # Sources of the sendable space are ones that answers come back to.
     shows = packet.protocol == headers.TCP
-    return Question(packet, "a witness of the proof", witness.clause.promise, None, shows)
+    return Question(packet, WITNESS, witness.clause.promise, None, shows)
 
 
 def _add(out: Outcome, policy: Policy, one: Answered) -> None:

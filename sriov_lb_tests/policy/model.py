@@ -13,8 +13,9 @@ its user, not what any release of Octavia happens to do.
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.policy import packet as headers
@@ -217,6 +218,17 @@ def listener_from(entry: Mapping) -> Listener:
     )
 
 
+def _told_apart(listeners: Sequence[Listener]) -> tuple[Listener, ...]:
+    """Names are not unique in Octavia; clauses are called by them."""
+    often = Counter(entry.name for entry in listeners)
+    return tuple(
+        replace(entry, name=f"{entry.name} ({entry.kind} {entry.port})")
+        if often[entry.name] > 1
+        else entry
+        for entry in listeners
+    )
+
+
 @dataclass(frozen=True)
 class Policy:
     """The promise of one amphora's VIP port.
@@ -257,7 +269,7 @@ class Policy:
         """
         vips = [load_balancer["vip_address"]]
         vips += [vip["ip_address"] for vip in load_balancer.get("additional_vips") or ()]
-        parsed = tuple(listener_from(entry) for entry in listeners)
+        parsed = _told_apart([listener_from(entry) for entry in listeners])
         up = bool(load_balancer.get("admin_state_up", True))
         peers = tuple(peers)
         kinds = {(pool.get("session_persistence") or {}).get("type") for pool in pools}
