@@ -28,7 +28,7 @@ class Batch:
     """
 
     PERIOD_NS = 10_000_000
-    BUSY, SPARE = 0.85, 0.40  # shares of a core: above doubles the batch, below halves it
+    BUSY, SPARE = 0.70, 0.35  # shares of a core: above doubles the batch, below halves it
 
     def __init__(self, connections: int) -> None:
         self.least = self.largest = 1
