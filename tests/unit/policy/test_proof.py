@@ -13,9 +13,10 @@ import z3
 from sriov_lb_tests import errors
 from sriov_lb_tests.policy.evaluate import INPUT, evaluate
 from sriov_lb_tests.policy.intervals import address
+from sriov_lb_tests.policy.model import Match as PolicyMatch
 from sriov_lb_tests.policy.model import Policy, Promise
 from sriov_lb_tests.policy.packet import STATES, TCP, UDP, VRRP, WIDTHS, Packet
-from sriov_lb_tests.policy.proof import _Search, disagreements
+from sriov_lb_tests.policy.proof import _Search, difference, disagreements
 from sriov_lb_tests.policy.ruleset import parse
 
 LISTINGS = pathlib.Path(__file__).parent / "listings"
@@ -356,3 +357,64 @@ def test_speed(listeners, cidrs, seconds, fault):
 
 def test_addresses_are_numbers_of_their_family():
     assert address("0.0.0.1") == (4, 1) and address("::1") == (6, 1)
+
+
+# --- two rulesets, and parts of the space ---------------------------------------------------------
+
+
+def test_a_ruleset_equals_itself_and_what_says_the_same():
+    one = listing("octavia-one-listener")
+    assert difference(one, one) is None
+    split = changed(
+        "octavia-one-listener", BASE, 8,
+        lambda expr: [*expr[:-1], {"jump": {"target": VIP}}],
+    )  # fmt: skip
+    assert difference(one, split) is None
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_difference_comes_with_a_packet(name):
+    one = listing("octavia-one-listener")
+    _, chain, number, change = FAULTS[name]
+    other = changed("octavia-one-listener", chain, number, change)
+    found = difference(one, other)
+    assert evaluate(one, found.packet).accepted != evaluate(other, found.packet).accepted
+    assert found.first.accepted != found.second.accepted
+    assert str(found.packet) in str(found)
+
+
+def test_what_nobody_was_promised_is_a_difference_and_no_disagreement():
+    one = listing("octavia-one-listener")
+    other = changed("octavia-one-listener", BASE, 5, lambda expr: None)
+    assert difference(one, other) is not None
+    assert not disagreements(Policy.of(LB, [WEB]), other)
+
+
+def test_only_packets_of_a_space_are_looked_at():
+    ruleset = changed("octavia-one-listener", VIP, 1, prefix(24))
+    policy = Policy.of(LB, [WEB])
+    near = PolicyMatch(version=4, sources=((int(ipaddress.ip_address("198.51.100.200")),) * 2,))
+    (witness,) = disagreements(policy, ruleset, within=[near]).too_open
+    assert witness.packet.source == "198.51.100.200"
+    far = PolicyMatch(version=4, sources=((int(ipaddress.ip_address("192.0.2.1")),) * 2,))
+    assert not disagreements(policy, ruleset, within=[far])
+    assert not disagreements(policy, ruleset, within=[])
+
+
+def test_a_base_chain_before_connection_tracking_sees_no_state():
+    early = [
+        {"chain": {**entry["chain"], "hook": "prerouting", "prio": -300}}
+        if entry.get("chain", {}).get("hook") else entry
+        for entry in objects("octavia-one-listener")
+    ]  # fmt: skip
+    found = disagreements(Policy.of(LB, [WEB]), parse({"nftables": early}))
+    assert found.too_closed and not found.too_open
+
+
+def test_nothing_is_untracked_by_itself_but_neighbours():
+    def accept_untracked(expr):
+        expr[0]["vmap"]["data"]["set"].append(["untracked", {"accept": None}])
+        return expr
+
+    ruleset = changed("octavia-one-listener", BASE, 1, accept_untracked)
+    assert not disagreements(Policy.of(LB, [WEB]), ruleset)
