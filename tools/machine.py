@@ -65,6 +65,8 @@ FUNCTIONAL = (
         ("haproxy",),
         units=("haproxy.service",),
     ),
+    Need("openssl", "certificates in the functional tests", ("openssl",)),
+    Need("tcpdump", "captures that the probe is held to", ("tcpdump",)),
     Need("nginx", "a real member in the functional tests", ("nginx",), units=("nginx.service",)),
     Need(
         "openssh-server",
