@@ -169,6 +169,7 @@ def matrix(frame, patch, ports):
 
 
 COMPLEMENT = bytes(255 - byte for byte in range(256))
+ONE_MORE = bytes(min(byte + 1, 255) for byte in range(256))
 
 
 class Sweep:
@@ -187,7 +188,8 @@ class Sweep:
         if self.control.protocol == 6 and how.get("reset_control"):
             self.control_reset = Patch(reset_frame(control), *options)
         self.family, self.target = probe.family, bytes(probe.target)
-        sources = sorted({bytes(probe.source), bytes(self.control.source)})
+        self.source = bytes(probe.source)
+        sources = sorted({self.source, bytes(self.control.source)})
         ethertype = ETH_P_IP if self.family == 4 else ETH_P_IPV6
         if self.control.family != self.family:
             raise Refused("the control is of the other IP version")
@@ -369,7 +371,12 @@ class Sweep:
         for turn, low in enumerate(stretches):
             if lost[turn] or lost[turn + 1]:
                 continue
-            for port in ports[low : low + STRETCH]:
+            stretch = ports[low : low + STRETCH]
+            if isinstance(stretch, range):
+                part = slice(stretch.start, stretch.stop)
+                credits[part] = credits[part].translate(ONE_MORE)
+                continue
+            for port in stretch:
                 credits[port] = min(credits[port] + 1, 255)
         silent = sum(1 for port in ports if not states[port])
         report.update(
@@ -441,7 +448,7 @@ class Sweep:
         if not self.lost:
             return wanted
         loss = (self.lost + 1) / (self.controls + 2)
-        answering = sum(1 for state in self.states if state) + 1
+        answering = len(self.states) - self.states.count(SILENT) + 1
         while answering * loss**wanted > DOUBT and wanted < 50:
             wanted += 1
         return wanted
@@ -464,6 +471,8 @@ class Sweep:
         if self.protocol == 17:
             self.rest()  # "closed" comes by ICMP alone
         decided = self.rounds(self.ports) and self.unlimited()
+        while decided and self.unsure() and time.monotonic() < self.limit:
+            self.once(self.unsure())  # the last passes showed more loss than was known
         wanted = self.wanted()
         for port in self.ports:
             if not self.states[port] and not (decided and self.credits[port] >= wanted):
@@ -487,7 +496,7 @@ class Sweep:
         }
 
     def key(self):
-        return self.target, bytes(self.control.source)
+        return self.target, self.source
 
     def rounds(self, todo):
         """Ask until every silent port has its credits and nothing new comes. False: time is up,

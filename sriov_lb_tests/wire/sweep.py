@@ -176,6 +176,7 @@ def sweep(
         attempts=attempts,
         rate=rate,
         limit=limit,
+        quiet=vantage.quiet,
         reset=crafted,
         reset_control=crafted_control,
     )
