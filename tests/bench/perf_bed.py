@@ -92,6 +92,12 @@ class PerfBed:
         """Start something beside the target, on its core."""
         return self._start("target", TARGET, argv)
 
+    def listens_udp(self, port: int) -> bool:
+        """Whether something beside the target waits for datagrams there."""
+        with_port = ["ss", "-Huln", "sport", "=", f":{port}"]
+        argv = ["ip", "netns", "exec", f"{self.prefix}-target", *with_port]
+        return bool(subprocess.run(argv, capture_output=True, check=True).stdout.strip())
+
     def disturb(self, argv: list[str]) -> subprocess.Popen:
         """Start something on the generator's core."""
         return self._start("client", GENERATOR, argv)

@@ -15,7 +15,6 @@ import re
 import shutil
 import statistics
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -320,7 +319,7 @@ def probe(generator: Generator, seconds: float) -> dict[float, float]:
     )  # fmt: skip
     stamped = Times(report["raw"]).kernel
     stamped = stamped[stamped >= 0]
-    assert len(stamped) > 0.99 * report["answered"] > 1000, report["stamps"]
+    assert len(stamped) > 0.99 * report["answered"] > 500, report["stamps"]
     seen = Histogram.of(stamped)
     return {q: seen.percentile(q) / 1e3 for q in (50, 99, 99.9)}
 
@@ -328,7 +327,7 @@ def probe(generator: Generator, seconds: float) -> dict[float, float]:
 def test_probe_beside_sockperf(bed, generator, publish):
     """The same server, the same path; then with another job on the prober's core."""
     server = bed.serve(["sockperf", "server", "-i", TARGET_IP, "-p", "11111"])
-    time.sleep(0.5)  # it says nothing when it is ready, and a lost first datagram costs nothing
+    bed.until(lambda: bed.listens_udp(11111))
     seconds = max(1.0, SECONDS)
     tools = {"sockperf": lambda: sockperf(bed, seconds), "ours": lambda: probe(generator, seconds)}
     figures = {}

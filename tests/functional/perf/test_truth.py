@@ -22,8 +22,8 @@ LATENCY = {
     "name": "latency",
     "title": "Latency",
     "engine": "http-latency",
-    "seconds": 0.5,
-    "warmup": 0.15,
+    "seconds": 0.3,
+    "warmup": 0.1,
     "blocks": 5,
     "parameters": {"rate": 500, "connections": 16, "percentiles": [50, 90]},
 }
@@ -31,8 +31,8 @@ REQUESTS = {
     "name": "requests",
     "title": "Request rate",
     "engine": "http-rate",
-    "seconds": 0.5,
-    "warmup": 0.15,
+    "seconds": 0.3,
+    "warmup": 0.1,
     "blocks": 5,
     "parameters": {"connections": 32},
 }
