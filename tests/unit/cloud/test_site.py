@@ -233,3 +233,27 @@ def test_all_that_is_missing_is_said_at_once_and_nothing_is_made(furnished, clou
 def test_a_cloud_that_has_everything_is_prepared(made, book):
     made.require()
     assert book.entries == []
+
+
+def test_a_flavor_for_each_topology_and_kind_of_member_port(made, furnished):
+    def data(flavor_id):
+        profile = furnished.load_balancer.get_flavor(flavor_id).flavor_profile_id
+        return json.loads(furnished.load_balancer.get_flavor_profile(profile).flavor_data)
+
+    pair = made.flavor_of("sriov", topology="ACTIVE_STANDBY")
+    assert made.flavor_of("sriov", topology="ACTIVE_STANDBY") == pair
+    assert data(pair)["loadbalancer_topology"] == "ACTIVE_STANDBY"
+    assert "allow_member_sriov" not in data(pair)
+    members = data(made.flavor_of("normal", topology="SINGLE", member_sriov=True))
+    assert (members["sriov_vip"], members["allow_member_sriov"]) == (False, True)
+
+
+def test_without_an_administrator_there_is_no_such_flavor(furnished, book, tmp_path):
+    place = adopted(furnished, book, tmp_path)
+    with pytest.raises(errors.ResourceMissing, match="sriov flavor with topology ACTIVE_STANDBY"):
+        place.flavor_of("sriov", topology="ACTIVE_STANDBY")
+
+
+def test_a_guest_with_ports_of_any_roles(made, furnished):
+    guest = made.ask_guest({"second": made.ask_member(1).ports["member"]}, "odd")
+    assert set(guest.ports) == {"access", "second"}
