@@ -49,6 +49,9 @@ def publish(history: History, folder: Path, conclusion: str = "") -> Path:
         write_atomically(script, text)
     runs = history.runs(last=SHOWN)
     kept = {run["id"] for run in runs if _copy_run(run, folder)}
+    gone = [run["id"] for run in runs if run["id"] not in kept]
+    if gone:
+        LOG.warning("of %d runs the page cannot be had, such as %s", len(gone), gone[-1])
     made = page.environment()
     made.filters.update(figure=_figure)
     series = []
@@ -139,7 +142,7 @@ def _copy_run(run: Mapping[str, Any], folder: Path) -> bool:
     except OSError as error:
         if mine.is_file():
             return True
-        LOG.warning("the page of run %s cannot be had: %s", run["id"], error)
+        LOG.debug("the page of run %s cannot be had: %s", run["id"], error)
         return False
     return True
 
@@ -242,6 +245,28 @@ def _values(metric: Mapping, points: list[Point], changes) -> figures.Figure:
     )
 
 
+def _band(shown: list[tuple[int, Point]]) -> list[dict]:
+    """The intervals as one band: hundreds of error bars take a browser a second and hide the
+    points."""
+    common = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [i for i, _ in shown],
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+    }
+    return [
+        {**common, "name": "low", "y": [p.low for _, p in shown]},
+        {
+            **common,
+            "name": "high",
+            "y": [p.high for _, p in shown],
+            "fill": "tonexty",
+            "fillcolor": "rgba(51, 51, 51, 0.18)",
+        },
+    ]
+
+
 def _ratios(metric: Mapping, points: list[Point], changes) -> figures.Figure:
     shown = [(i, p) for i, p in enumerate(points) if p.sound and math.isfinite(p.ratio)]
     return figures.Figure(
@@ -250,24 +275,17 @@ def _ratios(metric: Mapping, points: list[Point], changes) -> figures.Figure:
         "The ratio of each sound run with its 95 % interval "
         + ("(higher is better)." if metric["better"] == "higher" else "(lower is better)."),
         [
+            *_band(shown),
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": "ratio",
                 "x": [i for i, _ in shown],
                 "y": [p.ratio for _, p in shown],
-                "error_y": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [p.high - p.ratio for _, p in shown],
-                    "arrayminus": [p.ratio - p.low for _, p in shown],
-                    "width": 0,
-                    "thickness": 1,
-                },
                 "text": [p.started[:16].replace("T", " ") for _, p in shown],
-                "marker": {"color": "#333", "size": 6},
+                "marker": {"color": "#333", "size": 5},
                 "hovertemplate": "%{text}<br>%{y:.3f}<extra></extra>",
-            }
+            },
         ],
         figures.layout(
             _axis(points),

@@ -114,23 +114,20 @@ def test_the_site_of_a_year_is_written_in_a_second(a_year):
 
 
 @pytest.mark.skipif(browser.executable() is None, reason="chromium is not installed")
-def test_the_pages_of_a_year_come_up_in_a_second(a_year):
-    """The best of three loads: others share the machine."""
+def test_of_a_year_only_what_is_seen_is_drawn(a_year):
+    """How fast that makes it is for `make bench` to say."""
     folder, metrics, _ = a_year
-    loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd"
     with browser.Browser() as tab:
-        for name in ("index.html", "trends-standard_hardware.html", "compare.html"):
-            times = []
-            for _ in range(3):
-                tab.open(folder / name, 1600)
-                assert tab.problems() == [], name
-                times.append(tab.evaluate(loaded))
-            assert min(times) < 1000, (name, times)
+        for name in ("index.html", "compare.html"):
+            tab.open(folder / name, 1600)
+            assert tab.problems() == [], name
         tab.open(folder / "trends-standard_hardware.html", 1600)
-        tab.problems()
-        drawn = "document.querySelectorAll('.plot .main-svg').length > 0"
-        assert tab.evaluate(drawn), "nothing is drawn"
+        assert tab.problems() == []
         shown = "[...document.querySelectorAll('.plot')].filter(p => p.querySelector('svg')).length"
+        deadline = time.monotonic() + 30
+        while not tab.evaluate(shown):
+            assert time.monotonic() < deadline, "nothing is drawn"
+            tab.problems()
         assert tab.evaluate(shown) < 2 * metrics, "all at once"
         # On paper all of them are.
         tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
