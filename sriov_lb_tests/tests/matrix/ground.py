@@ -245,6 +245,16 @@ class Balancer:
             if listener.protocol_port == port:
                 self.ground.lbs.delete_listener(self.lb, listener)
 
+    def damaged(self) -> list[Cell]:
+        """Cells whose listeners were fine and are in ERROR now: Octavia marks all of them when it
+        cannot load the rules of one."""
+        failed = {
+            listener.protocol_port
+            for listener in self.ground.lbs.listeners(self.lb)
+            if listener.provisioning_status == "ERROR"
+        }
+        return [cell for cell, port in self.ports.items() if port in failed]
+
     def healthy(self) -> bool:
         """Whether it takes changes still."""
         try:

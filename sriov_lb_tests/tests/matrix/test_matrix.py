@@ -15,7 +15,9 @@ from tempest.lib import decorators
 
 from sriov_lb_tests import agreement, errors
 from sriov_lb_tests.agreement import Agreement
+from sriov_lb_tests.amphora import VIP_INTERFACE
 from sriov_lb_tests.cloud import scenario
+from sriov_lb_tests.policy.packet import Packet
 from sriov_lb_tests.tests import base
 from sriov_lb_tests.tests.agreement import Agrees
 from sriov_lb_tests.tests.base import requirement
@@ -63,6 +65,13 @@ class Outcome:
     @property
     def reason(self) -> str:
         return " ".join([*self.problems, *self.findings])
+
+
+def port_of(packet: Packet) -> int | None:
+    """The listener's port that a packet is about; None for what is no listener's but everybody's:
+    members' answers, neighbour discovery."""
+    request = packet.interface == VIP_INTERFACE and packet.state == "new"
+    return packet.dport if request else None
 
 
 class TestMatrix(Agrees, base.SriovLbTest):
@@ -170,11 +179,9 @@ class TestMatrix(Agrees, base.SriovLbTest):
                 f"{cell.protocol} listeners need ip_vs in the amphora's kernel, which has none."
             )
             return balancer
-        versions = balancer.row.versions
-        allowed = {version: ground.client.allowed(version) for version in versions}
-        wanted = cidrs.cidr_set(cell.cidrs, allowed, versions)
+        wanted = self.wanted(balancer, cell)
         try:
-            balancer.add(cell, port, wanted, CONF.sriov_lb.tls_container_ref)
+            self.add(balancer, cell, port)
         except sdk.HttpException as refusal:
             # 4xx is an honest answer, 5xx is none.
             honest = 400 <= (refusal.status_code or 500) < 500
@@ -216,6 +223,9 @@ class TestMatrix(Agrees, base.SriovLbTest):
         try:
             balancer.remove(port)
             if balancer.healthy():
+                for cell in balancer.damaged():
+                    balancer.remove(balancer.ports[cell])
+                    self.add(balancer, cell, balancer.ports[cell])
                 return balancer
         except (errors.CloudError, sdk.SDKException) as error:
             outcome.problems.append(f"It could not be removed either: {error}")
@@ -223,11 +233,18 @@ class TestMatrix(Agrees, base.SriovLbTest):
         ground.lbs.delete(balancer.lb.id)
         fresh = Balancer(ground, row, ground.lbs.wait(ground.ask(row).id))
         for cell, was in balancer.ports.items():
-            versions = row.versions
-            allowed = {version: ground.client.allowed(version) for version in versions}
-            wanted = cidrs.cidr_set(cell.cidrs, allowed, versions)
-            fresh.add(cell, was, wanted, CONF.sriov_lb.tls_container_ref)
+            self.add(fresh, cell, was)
         return fresh
+
+    def wanted(self, balancer: Balancer, cell: Cell) -> list[str] | None:
+        """The CIDRs of a cell."""
+        versions = balancer.row.versions
+        allowed = {version: self.ground.client.allowed(version) for version in versions}
+        return cidrs.cidr_set(cell.cidrs, allowed, versions)
+
+    def add(self, balancer: Balancer, cell: Cell, port: int) -> None:
+        """Make the listener of a cell; raises what :meth:`Balancer.add` raises."""
+        balancer.add(cell, port, self.wanted(balancer, cell), CONF.sriov_lb.tls_container_ref)
 
     def _kernel_can(self, balancer: Balancer) -> bool:
         """Whether the amphora's kernel has ip_vs; taken for granted where nobody may look."""
@@ -253,8 +270,7 @@ class TestMatrix(Agrees, base.SriovLbTest):
         ports = {balancer.ports[outcome.cell]: outcome for outcome in outcomes}
         for finding in found.findings:
             self.evidence(finding.pcap)
-            # What is no listener's (answers of members) is everybody's.
-            owner = ports.get(finding.packet.dport)
+            owner = ports.get(port_of(finding.packet))
             for outcome in [owner] if owner else outcomes:
                 outcome.findings.append(str(finding))
                 outcome.verdict = Verdict.FAIL

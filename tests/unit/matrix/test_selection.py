@@ -7,6 +7,7 @@ import pytest
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.cloud import scenario
+from sriov_lb_tests.policy.packet import Packet
 from sriov_lb_tests.tests.matrix import cidrs, selection, test_matrix
 from sriov_lb_tests.tests.matrix.ground import POOLS
 
@@ -119,3 +120,17 @@ def test_a_rule_about_a_value_that_is_none_is_an_error(monkeypatch):
     monkeypatch.setattr(scenario, "_load", broken)
     with pytest.raises(errors.ConfigurationError, match="'ipv5'"):
         scenario.matrix("load-balancers")
+
+
+def test_an_answer_of_a_member_is_no_listener_s_whatever_its_port():
+    def packet(interface, state):
+        return Packet(interface, "203.0.113.9", "203.0.113.20", 6, dport=8100, state=state)
+
+    assert test_matrix.port_of(packet("eth1", "new")) == 8100
+    assert test_matrix.port_of(packet("eth2", "established")) is None
+    assert test_matrix.port_of(packet("eth1", "established")) is None
+
+
+def test_200_cidrs_are_selected_once():
+    cells = [(row, cell) for row in ROWS for cell in row.cells if cell.cidrs == "many"]
+    assert len(cells) == 1 and cells[0][0].values["vip"] == "direct"
