@@ -180,6 +180,11 @@ def closed(one: Closed) -> Check:
     return _check(f"policy = ruleset of amphora {one.id}", (), [one.why])
 
 
+def nowhere(why: str) -> Check:
+    """No amphora is known."""
+    return _check("policy = rulesets of its amphorae", (), [why])
+
+
 def wire(on: Subject, vantage: Any, reach: Reach, counted: Sequence[Seat] = ()) -> Check:
     """Policy against what packets do.
 

@@ -127,12 +127,17 @@ def look_at(name, stack: ExitStack, *, count: bool, next_hop, artifacts, **optio
     for seat in opened.seats:
         found.checks += checks.inside(opened.subject, seat)
     found.checks += [checks.closed(one) for one in opened.closed]
+    if options["amphora_key"] and not found.checks:
+        found.checks.append(
+            checks.nowhere(
+                f"{opened.hidden}; name one that does with --admin-cloud"
+                if opened.hidden
+                else "the load balancer has no amphora in use"
+            )
+        )
     if opened.vantage is not None:
         seats = opened.seats if count else []
         found.checks.append(checks.wire(opened.subject, opened.vantage, opened.reach, seats))
-    elif not found.checks:
-        why = opened.hidden or "it has no amphora in use"
-        found.notes.append(f"No amphora was looked into: {why}.")
     return found
 
 
@@ -193,10 +198,6 @@ def open_all(
     made.user, admin = places.connections(cloud, admin_cloud, clouds_file)
     lb = places.find(made.user, cloud, name)
     made.subject, made.hidden = places.subject(made.user, admin, lb)
-    if made.hidden and amphora_key:
-        made.notes.append(
-            f"--amphora-key is of no use: {made.hidden}; --admin-cloud names one that does"
-        )
     if amphora_key:
         made.seats, made.closed = places.seats(
             made.subject, amphora_user, amphora_key, stack, jump=way, pins=pins
