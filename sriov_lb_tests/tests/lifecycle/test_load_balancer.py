@@ -60,7 +60,7 @@ class TestLoadBalancerLifecycle(LifecycleTest):
         meanwhile; disabled it completes no handshake.
         """
         lb = self.ready()
-        self.change("It was renamed", lambda: self.lbs.update(lb, description="another one"))
+        self.change("It was renamed", lambda: self.lbs.update(lb, name=f"{lb.name}-renamed"))
         self.change("It was disabled", lambda: self.lbs.update(lb, admin_state_up=False))
         self.serves_nobody("It was disabled")
         self.change("It was enabled", lambda: self.lbs.update(lb, admin_state_up=True))
