@@ -15,17 +15,15 @@ from typing import Any
 
 import openstack
 
-from sriov_lb_lab.paths import INSIDE_LAB
 from sriov_lb_lab.programs import everything
-from sriov_lb_lab.settings import HOSTS, VFS_PER_PF, Settings
+from sriov_lb_lab.settings import HOSTS, VFS_PER_PF
 from sriov_lb_lab.supervisor import Supervisor
 
 
 def main() -> None:
     """Print the state as JSON; exit 0 whatever it is."""
-    settings = Settings.from_dict(json.loads((INSIDE_LAB / "settings.json").read_text()))
     unwell = _processes()
-    for program in everything(settings):
+    for program in everything():
         if program.url and program.name not in unwell:
             reason = _http(program.url)
             if reason:
