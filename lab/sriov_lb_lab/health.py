@@ -15,6 +15,7 @@ from typing import Any
 
 import openstack
 
+from sriov_lb_lab.paths import INSIDE_LAB
 from sriov_lb_lab.programs import everything
 from sriov_lb_lab.settings import HOSTS, VFS_PER_PF
 from sriov_lb_lab.supervisor import Supervisor
