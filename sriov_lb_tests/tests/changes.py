@@ -14,7 +14,7 @@ from sriov_lb_tests.tests import base, scene
 from sriov_lb_tests.tests.agreement import Agrees
 from sriov_lb_tests.tests.away import Away
 from sriov_lb_tests.tests.own import NEVER, WEB, Own
-from sriov_lb_tests.verdicts.model import Broken
+from sriov_lb_tests.verdicts.model import Broken, Inconclusive
 
 #: Probes of each stream a second.
 RATE = 1000
@@ -142,6 +142,10 @@ class Changes(Agrees):
         except AssertionError as error:
             # What the three say comes first; what the prober saw explains it.
             raise Broken("\n".join(filter(None, (str(error), problem)))) from error
+        except Inconclusive:
+            if problem:  # what passed is proof enough
+                raise Broken(problem) from None
+            raise
         record.agreed = settled.first.seconds
 
     def _read(self, record: Change, report: Any, allowed, opens, closes) -> None:

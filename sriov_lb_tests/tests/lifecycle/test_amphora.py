@@ -12,6 +12,7 @@ from tempest.lib import decorators
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.cloud.awaiting import until
+from sriov_lb_tests.tests import base
 from sriov_lb_tests.tests.base import requirement
 from sriov_lb_tests.tests.lifecycle.base import LifecycleTest
 from sriov_lb_tests.tests.own import OTHER, WEB
@@ -174,6 +175,23 @@ class TestAmphoraLifecycle(LifecycleTest):
 
         self.interrupted("It was stopped and started", off_and_on)
 
+    def answers_on_the_link(self, step: str, vip: str) -> None:
+        """Somebody answers for a VIP; a member's address is the control."""
+        vantage = self.client.vantage
+        try:
+            vantage.resolve(vip)
+            return
+        except errors.ControlFailed as error:
+            said = error.message
+        try:
+            vantage.resolve(self.own.member(0)["address"])
+        except errors.ControlFailed as error:
+            base.inconclusive(f"{step}: nobody answers for a member either: {error.message}")
+        self.fail(
+            f"{step}: the API says ACTIVE, and nobody answers for the VIP {vip} on its network, "
+            f"though somebody did before and a member does now. {said}"
+        )
+
     # --- failover --------------------------------------------------------------------------
 
     def replaced(self, step: str, act: Callable[[Any], Any]) -> None:
@@ -181,8 +199,11 @@ class TestAmphoraLifecycle(LifecycleTest):
         self.ready()
         self.own.listener("second", OTHER, None)
         before = self.amphora()
-        self.change(step, lambda: act(before), moves=True)
+        self.change(step, lambda: act(before), moves=True, agree=False)
         after = self.amphora()
+        for version in self.own.versions:
+            self.answers_on_the_link(step, self.own.vip(version))
+        self.agrees(self.own.bare, step)
         self.assertNotEqual(before.id, after.id, f"{step}, and the amphora is the same.")
         self.assertTrue(self.serving(), f"{step}, and the VIP does not answer.")
 

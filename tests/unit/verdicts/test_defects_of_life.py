@@ -14,6 +14,10 @@ PEERS = (
     "takeover."
 )
 
+LOST = (
+    "The amphora was failed over: the API says ACTIVE, and nobody answers for the VIP 2001:db8::7 "
+    "on its network, though somebody did before and a member does now."
+)
 BUILT = {"operation": "loadbalancer-create", "sriov": "ERROR", "normal": "ACTIVE"}
 
 
@@ -26,6 +30,8 @@ BUILT = {"operation": "loadbalancer-create", "sriov": "ERROR", "normal": "ACTIVE
         ("PAI-005", PEERS, {}, "OCTAVIA-PEERS-PORT"),
         ("PAI-007", "ended in ERROR", BUILT, "OCTAVIA-IPV6-PAIR"),
         ("PAI-007", "ended in ERROR", {**BUILT, "normal": "ERROR"}, None),
+        ("LIF-015", LOST, {}, "OCTAVIA-FAILOVER-IPV6"),
+        ("LIF-015", LOST.replace("2001:db8::7", "192.0.2.7"), {}, None),
         ("PAI-005", "haproxy does not listen", {}, None),
     ],
 )
