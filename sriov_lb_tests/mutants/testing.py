@@ -105,7 +105,10 @@ def sendable_space(policy: Policy, reach: Reach) -> list[Match]:
     for version in sorted({address(text)[0] for text in policy.vips}):
         vips = canonical(network(t)[1] for t in policy.vips if address(t)[0] == version)
         taken = [network(t)[1] for t in reach.taken if address(t)[0] == version]
-        here = [network(t)[1] for t in (*reach.links, *reach.own) if network(t)[0] == version]
+        here = [network(t)[1] for t in reach.own if network(t)[0] == version]
+        for low, high in (network(t)[1] for t in reach.links if network(t)[0] == version):
+            # Not the network itself, its router, its broadcast: kernels drop such sources.
+            here += [(low + 2, high - 1)] if high - low > 3 else []
         # The first bytes that probes of other protocols carry where others have ports.
         plain = {"sport": ((0x534C, 0x534C),), "dport": ((0x4231, 0x4231),)}
         common = {
