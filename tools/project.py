@@ -22,6 +22,9 @@ from tester import Tester
 ROOT = Path(__file__).resolve().parents[1]
 LOG = ROOT / ".venv.log"
 
+# Unit tests share nothing; the others share the machine.
+UNIT = ("-q", "-n", "auto", "--maxprocesses", "4", "tests/unit")
+
 HELP = """\
 make demo        a genuine OpenStack on this machine, the tests in it, the verdicts (root)
 make demo-down   take that OpenStack down
@@ -71,24 +74,27 @@ class Project:
         return self._run("sriov-lb-lab", "down")
 
     def check(self) -> int:
-        """All tests, in one run of pytest whose summary is the last line."""
+        """All tests; the first kind that fails ends it, so that the last summary is the verdict."""
         if os.geteuid() != 0:
             self._prepare(machine.TESTER)
             self.steps.say("not root: only the unit tests can run")
-            self._run("pytest", "tests/unit")
+            self._run("pytest", *UNIT)
             raise Failed(
                 "NOT CHECKED: tests/functional and tests/lab make network namespaces and need "
                 "root. This counts as a failure: sudo make check"
             )
         self._prepare(machine.TESTER + machine.LAB + machine.FUNCTIONAL)
         # -v names a test when it begins: some of those in the lab take minutes.
-        return self._run("pytest", "-v", "tests/unit", "tests/functional", "tests/lab")
+        return self._run("pytest", *UNIT) or self._run(
+            "pytest", "-v", "-m", "not series", "tests/functional", "tests/lab"
+        )
 
     def bench(self) -> int:
         """Speed against other tools; the tables go into the documentation."""
         need_root("make bench")
         self._prepare(machine.TESTER + machine.LAB + machine.FUNCTIONAL + machine.BENCH)
-        return self._run("pytest", "-v", "--capture=tee-sys", "tests/bench")
+        tables = self._run("pytest", "-v", "--capture=tee-sys", "tests/bench")
+        return self._run("pytest", "-v", "-m", "series", "tests/functional") or tables
 
     def lint(self) -> int:
         """Style and import arrows."""

@@ -138,7 +138,21 @@ def test_without_a_fault_there_is_no_alarm(run, text):
     assert set(run.matrix.tests) == set(Test)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+# One of each kind in every check; all of them take ten minutes: `make bench`.
+SAMPLE = (
+    "rule-removed-v4", "policy-accept", "chain-unhooked", "port-stale", "ruleset-lost",
+    "forwarding-v4",
+)  # fmt: skip
+EACH = [
+    pytest.param(name, marks=() if name in SAMPLE else pytest.mark.series) for name in FAULTS
+]
+
+
+def test_the_sample_names_faults_that_exist():
+    assert set(SAMPLE) <= set(FAULTS)
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_every_fault_is_caught_by_the_tests_that_should(run, text, name):
     fault = FAULTS[name]
     row = run.one(fault)

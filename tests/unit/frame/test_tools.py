@@ -246,7 +246,7 @@ def plain_user(monkeypatch):
 
 def test_without_root_check_runs_the_unit_tests_and_still_fails(plain_user, capsys):
     assert project.main(["check"]) == 1
-    assert plain_user == [("pytest", "tests/unit")]
+    assert plain_user == [("pytest", *project.UNIT)]
     assert "NOT CHECKED: tests/functional and tests/lab" in capsys.readouterr().err
 
 
@@ -257,10 +257,18 @@ def test_without_root_the_lab_is_refused(command, plain_user, capsys):
     assert plain_user == []
 
 
-def test_check_is_one_run_of_pytest(plain_user, monkeypatch):
+def test_check_runs_every_kind_of_test(plain_user, monkeypatch):
     monkeypatch.setattr(project.os, "geteuid", lambda: 0)
     assert project.main(["check"]) == 0
-    assert plain_user == [("pytest", "-v", "tests/unit", "tests/functional", "tests/lab")]
+    rest = ("pytest", "-v", "-m", "not series", "tests/functional", "tests/lab")
+    assert plain_user == [("pytest", *project.UNIT), rest]
+
+
+def test_check_ends_with_the_kind_that_failed(plain_user, monkeypatch):
+    monkeypatch.setattr(project.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(project.Project, "_run", lambda self, *argv: plain_user.append(argv) or 1)
+    assert project.main(["check"]) == 1
+    assert plain_user == [("pytest", *project.UNIT)]
 
 
 # --- the demo -------------------------------------------------------------------------------
