@@ -214,8 +214,8 @@ def test_request_rate(bed, swarm, publish):
     )
     beside_wrk = ratio(found[OURS], found["wrk"])
     assert beside_wrk.estimate >= 1.0 or beside_wrk.contains(1.0), beside_wrk
-    # Beside the one that does the same work: the body compared.
-    assert ratio(found[OURS], found[FAST]).estimate >= 15
+    # The plain one; the row beside it compares bodies as ours does, and is slower for it.
+    assert ratio(found[OURS], found["locust FastHttpUser"]).estimate >= 15
 
 
 def test_connection_rate(bed, swarm, publish):
