@@ -14,16 +14,20 @@ from pathlib import Path
 
 UNITS = Path(__file__).parents[1] / "unit" / "lab_compute"
 # pytest and what it stands on; exceptiongroup and tomli come along where Python is old.
-PYTEST = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments")
+PYTEST = ("pytest", "_pytest", "py", "pluggy", "iniconfig", "packaging", "pygments")
 
 
 def test_they_pass_where_nova_and_neutron_are(lab):
     inside = "/var/lib/lab/units"
     outside = Path(lab.facts["lab"]) / "units"
+    outside.mkdir()
     try:
         for name in PYTEST:
-            source = Path(importlib.import_module(name).__file__).parent
-            shutil.copytree(source, outside / name)
+            source = Path(importlib.import_module(name).__file__)
+            if source.name == "__init__.py":
+                shutil.copytree(source.parent, outside / name)
+            else:
+                shutil.copy(source, outside)
         shutil.copytree(UNITS, outside / "tests")
         done = lab.command(
             "exec", "--inside", "--", "env", f"PYTHONPATH={inside}:/opt/lab",

@@ -139,6 +139,7 @@ def nova_instance(**changes):
         "config_drive": "",
         "launched_at": None,
         "image_meta": SimpleNamespace(properties={}),
+        "flavor": SimpleNamespace(memory_mb=512),
     }
     return SimpleNamespace(**{**values, **changes})
 
@@ -234,6 +235,7 @@ def test_spawn_writes_the_disk_waits_for_ports_and_boots(fake):
     assert identity.host_key.startswith("-----BEGIN OPENSSH PRIVATE KEY")
     assert contents.injected == [("/etc/octavia/amphora-agent.conf", b"[DEFAULT]")]
     assert contents.user_data == b"#!/bin/sh\n" and contents.config_drive == {}
+    assert contents.memory_mb == 512
     assert list(contents.network_units) == ["/etc/systemd/network/10-lab-0.network"]
     assert fake.driver.list_instances() == ["instance-00000001"]
     assert fake.driver.list_instance_uuids() == [UUID]
