@@ -66,7 +66,7 @@ CLOUDS = {
     "Octavia is something else": (
         # Keystone answers with a version document, but not with one of Octavia's.
         {"load_balancer_endpoint_override": "http://198.18.0.1:5000"},
-        ("ApiTooOld",),
+        ("ApiUnreachable", "does not answer with Octavia's version document"),
     ),
 }
 
