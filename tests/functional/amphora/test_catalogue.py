@@ -89,6 +89,7 @@ def test_octavias_rules_give_every_class_its_fate(vantage, amphora, rules, versi
     assert seconds < 20, f"{len(found)} cases took {seconds:.1f} s, expected at most 20 s"
 
 
+@pytest.mark.series
 @BOTH
 def test_from_outside_nothing_else_is_seen(vantage, amphora, rules, version):
     """Without counters: fewer fates are known, and none is wrong."""

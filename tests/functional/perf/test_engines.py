@@ -113,6 +113,7 @@ def test_every_tenth_datagram_lost_is_a_tenth_infinitely_late(bed, measured):
     assert sample.values["pdv99.9"] == math.inf
 
 
+@pytest.mark.series
 def test_the_rate_search_finds_the_rate_the_target_was_made_for(bed, measured):
     """The target answers one request each 500 us: 2,000/s, whoever asks. What is asked above
     that queues up: after 0.5 s at 2,400/s the last ones wait 100 ms, which is the goal's end."""

@@ -68,6 +68,7 @@ def test_a_target_that_answers_503_is_refused_before_anything_is_measured(
         compare.compare(pair_of(good, bad), profile_of(REQUESTS), tmp_path)
 
 
+@pytest.mark.series
 def test_responses_that_fail_under_way_support_no_claim(bed, pair_of, profile_of, tmp_path):
     """Every tenth request of one VIP is answered 503: faster, perhaps, but not valid."""
     good = bed.vip("good2", 94)
@@ -95,6 +96,7 @@ def test_a_killed_worker_is_named(bed, client, tmp_path):
                 swarm.finish(number, 30)
 
 
+@pytest.mark.series
 def test_a_worker_that_never_joins_is_named(bed, client, tmp_path, monkeypatch):
     """It is there and says nothing: stopped before it could reach the master."""
     monkeypatch.setattr(control, "JOIN_SECONDS", 8.0)

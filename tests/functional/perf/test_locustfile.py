@@ -41,6 +41,7 @@ def statistics_of(process: subprocess.Popen) -> dict:
     return entries[0]
 
 
+@pytest.mark.series
 def test_the_open_loop_follows_a_schedule_of_ramps_and_steps(bed, url):
     """A ramp to 400/s in 1 s and a step of 200/s for 1 s are 400 requests, each time."""
     options = ["--headless", "-t", "5s", "--json", "--vip-mode", "open", "--vip-schedule",

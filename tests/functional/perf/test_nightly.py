@@ -113,6 +113,7 @@ def test_the_site_of_a_year_is_written_in_a_second(a_year):
     assert trends.count('class="plot"') == 2 * metrics
 
 
+@pytest.mark.series
 @pytest.mark.skipif(browser.executable() is None, reason="chromium is not installed")
 def test_of_a_year_only_what_is_seen_is_drawn(a_year):
     """How fast that makes it is for `make bench` to say."""

@@ -75,6 +75,7 @@ def await_file(pattern, folder, process, seconds=60):
         time.sleep(0.02)
 
 
+@pytest.mark.series
 def test_the_second_of_two_nightlies_is_refused_and_the_first_is_none_the_worse(
     described, tmp_path
 ):
@@ -163,6 +164,7 @@ def test_a_disk_that_fills_up_in_mid_run_is_named_and_what_was_written_is_whole(
         assert history.runs() == []
 
 
+@pytest.mark.series
 def test_kill_9_at_any_moment_leaves_whole_results_and_a_whole_history(described, tmp_path):
     """Killed at moments spread over a night's length, most of them near its end, where it is
     stored and published; one night is left alone."""

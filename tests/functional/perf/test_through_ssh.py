@@ -51,6 +51,7 @@ def inside(bed, argv, **more):
     )  # fmt: skip
 
 
+@pytest.mark.series
 def test_a_comparison_through_a_jump_host_reads_the_amphorae(bed, server, tmp_path):
     url = bed.vip("jumped", 87)
     ssh = {

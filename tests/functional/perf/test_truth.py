@@ -51,6 +51,7 @@ def generator(client):
         made.close()
 
 
+@pytest.mark.series
 def test_a_vip_compared_with_itself_is_not_called_different(
     bed, normal, pair_of, profile_of, tmp_path
 ):
@@ -70,6 +71,7 @@ def test_a_vip_compared_with_itself_is_not_called_different(
         assert set(trial["members"]) == {"member-1 " + "x" * 51}
 
 
+@pytest.mark.series
 def test_a_known_handicap_is_found_and_in_the_right_direction(
     bed, normal, pair_of, profile_of, tmp_path
 ):
