@@ -86,7 +86,7 @@ class Project:
         self._prepare(machine.TESTER + machine.LAB + machine.FUNCTIONAL)
         # -v names a test when it begins: some of those in the lab take minutes.
         return self._run("pytest", *UNIT) or self._run(
-            "pytest", "-v", "-m", "not series", "tests/functional", "tests/lab"
+            "pytest", "-v", "-m", "not series", "--durations=25", "tests/functional", "tests/lab"
         )
 
     def bench(self) -> int:

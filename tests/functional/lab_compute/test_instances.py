@@ -81,6 +81,7 @@ def test_scenario(simulated: ModuleType, scenario: str, base: Path) -> None:
     assert list((base / "instances").glob("*")) == []
 
 
+@pytest.mark.series
 @pytest.mark.parametrize("scenario", ["life", "crash", "pause"])
 def test_scenario_with_cgroup_v2_only(simulated: ModuleType, scenario: str, base: Path) -> None:
     """As on a machine whose systemd has left v1 behind."""

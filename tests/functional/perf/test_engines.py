@@ -129,6 +129,7 @@ def test_the_rate_search_finds_the_rate_the_target_was_made_for(bed, measured):
     assert sample.raw["search"] == sample.series
 
 
+@pytest.mark.series
 def test_a_whole_comparison_can_hold_all_of_them(bed, client, profile_of, tmp_path):
     """Through the profile's schema, the runner and the result document."""
     url = bed.vip("whole", 128)

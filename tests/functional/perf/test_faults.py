@@ -135,6 +135,7 @@ def test_a_worker_that_dies_in_mid_run_ends_it_and_keeps_the_blocks_before(
     assert found["status"] == "incomplete" and len(found["trials"]) == 8
 
 
+@pytest.mark.series
 def test_a_vip_that_goes_away_within_a_trial_is_told_by_what_it_did(bed, client, tmp_path):
     """The trial itself ends in time and says that connections failed: nothing hangs."""
     url = bed.vip("within", 100)

@@ -134,6 +134,7 @@ def test_right_when_frames_are_lost(sweep, bed, rules, version, firewall):
         assert seen.open == ((80, 81), (8080, 8080)) and seen.dropped == (), str(seen)
 
 
+@pytest.mark.series
 def test_limited_resets_are_no_drops(sweep, bed, rules):
     """A target that sends so many RSTs a second only: nothing is called dropped for that."""
     rules()
@@ -147,6 +148,7 @@ def test_limited_resets_are_no_drops(sweep, bed, rules):
     assert (seen.problem != "") == (seen.undecided != ())
 
 
+@pytest.mark.series
 def test_rejected_ports_are_told_or_nothing_is(sweep, bed, testbed):
     """Few ports that answer with ICMP are found; where many do, silence counts for nothing."""
     bed.nft("flush ruleset")
@@ -163,6 +165,7 @@ def test_rejected_ports_are_told_or_nothing_is(sweep, bed, testbed):
     assert seen.open == single(80)
 
 
+@pytest.mark.series
 @BOTH
 def test_udp_behind_a_firewall(sweep, version):
     seen = sweep(version, kind=udp)

@@ -260,7 +260,7 @@ def test_without_root_the_lab_is_refused(command, plain_user, capsys):
 def test_check_runs_every_kind_of_test(plain_user, monkeypatch):
     monkeypatch.setattr(project.os, "geteuid", lambda: 0)
     assert project.main(["check"]) == 0
-    rest = ("pytest", "-v", "-m", "not series", "tests/functional", "tests/lab")
+    rest = ("pytest", "-v", "-m", "not series", "--durations=25", "tests/functional", "tests/lab")
     assert plain_user == [("pytest", *project.UNIT), rest]
 
 
