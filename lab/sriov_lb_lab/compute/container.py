@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from sriov_lb_lab.compute import cgroups, console, overlay
@@ -26,6 +26,7 @@ from sriov_lb_lab.compute.errors import ContainerError
 from sriov_lb_lab.compute.hostfile import VARIABLE, HostFile
 from sriov_lb_lab.compute.records import Instance, Store, Vif
 from sriov_lb_lab.compute.vif import Plugger
+from sriov_lb_lab.errors import LabError
 from sriov_lb_lab.substrate import scope as guest
 from sriov_lb_lab.substrate.base import Substrate
 from sriov_lb_lab.substrate.execute import run
@@ -120,8 +121,7 @@ class Container:
         """Take away interfaces and namespace, as far as they are there; the rest if one resists."""
         with ExitStack() as steps:
             steps.callback(self._delete_namespace)
-            for vif in vifs:
-                steps.callback(self.plugger.unplug, vif, self.uuid)
+            steps.callback(self._unplug_all, vifs)
 
     def _delete_namespace(self) -> None:
         if os.path.exists(self.scope.netns):
@@ -189,11 +189,10 @@ class Container:
 
     def tidy(self) -> None:
         """Remove what a running guest has and a stopped one has not; the rest if one resists."""
-        vifs = self.store.load(self.uuid).vifs if self.store.exists(self.uuid) else ()
         with ExitStack() as steps:
             steps.callback(cgroups.remove, self.scope.cgroup)
             steps.callback(overlay.unmount, self.folder)
-            steps.callback(self.teardown_network, vifs)
+            steps.callback(self.teardown_network, self._vifs())
 
     def destroy(self) -> None:
         """End it and remove all of it, disk included. No error if there is nothing."""
@@ -202,7 +201,13 @@ class Container:
         self.store.remove(self.uuid)
 
     def _switch_off(self) -> None:
-        """Kill the guest, as often as it takes, and wait for its runner to clean up."""
+        """Kill the guest, as often as it takes, and wait for its runner to clean up.
+
+        A machine that is switched off is off its wire at once. The kernel takes the namespace of a
+        killed guest apart bit by bit, its firewall before its interfaces: so they go first.
+        """
+        with suppress(LabError):  # a switch that is dead, too, is tidy()'s to report
+            self.unplug()
         deadline = time.monotonic() + CLEANUP_TIMEOUT
         while True:
             cgroups.kill(self.scope.cgroup)
@@ -262,9 +267,16 @@ class Container:
                 self.plugger.plug(vif, self.uuid, self.scope)
 
     def unplug(self) -> None:
-        """Take all interfaces away; the next start plugs them again."""
-        for vif in self.store.load(self.uuid).vifs:
-            self.plugger.unplug(vif, self.uuid)
+        """Take all interfaces away, the rest if one resists; the next start plugs them again."""
+        self._unplug_all(self._vifs())
+
+    def _unplug_all(self, vifs: Iterable[Vif]) -> None:
+        with ExitStack() as steps:
+            for vif in vifs:
+                steps.callback(self.plugger.unplug, vif, self.uuid)
+
+    def _vifs(self) -> tuple[Vif, ...]:
+        return self.store.load(self.uuid).vifs if self.store.exists(self.uuid) else ()
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

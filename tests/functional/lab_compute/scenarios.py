@@ -6,9 +6,14 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 from simulated_host import (
     FABRIC,
@@ -22,7 +27,7 @@ from simulated_host import (
     vf_vif,
 )
 
-from sriov_lb_lab.compute import guestfiles, network_config, overlay
+from sriov_lb_lab.compute import cgroups, guestfiles, network_config, overlay
 from sriov_lb_lab.compute.container import Container, State
 from sriov_lb_lab.compute.hostfile import HostFile
 from sriov_lb_lab.compute.records import Vif
@@ -258,6 +263,39 @@ def failures_leave_nothing(host: SimulatedHost, host_file: HostFile) -> None:
     assert substrate.mac(VF_ADDRESSES[0]) == vf_vif(1).mac, "it took the other instance's VF away"
 
 
+def switched_off_at_once(host: SimulatedHost, host_file: HostFile) -> None:
+    """A guest that is switched off answers nothing any more, least of all without its firewall.
+
+    The kernel takes a namespace apart in the background, its nftables before its interfaces, and
+    now and then a packet comes in between. So what is looked at is the order, too.
+    """
+    chain = "{ type filter hook input priority 0; policy drop; }"
+    drop = f"add table inet t; add chain inet t c {chain}"
+    nft = ("ip", "netns", "exec", "amphora-haproxy", "nft", drop)
+    one = host.instance(host_file, vifs=(vf_vif(1, "ens4"),))
+    killed_with_vf: list[bool] = []
+    kill = cgroups.kill
+
+    def watched(cgroup: str) -> None:
+        killed_with_vf.append(one.plugger.is_plugged(vf_vif(1, "ens4"), one.uuid))
+        kill(cgroup)
+
+    for firewall in (False, True):
+        one.start()
+        await_booted(one)
+        in_guest(one, "sh", "-ec", INTO_NETNS.format(old="ens4", new="eth1", address="192.0.2.9"))
+        if firewall:
+            in_guest(one, *nft)
+        with _resets_from("192.0.2.9", vf_vif(1).mac) as resets:
+            if not firewall:
+                # The control: it answers, so that silence says something.
+                await_true(lambda seen=resets: len(seen) > 100, 10)
+            with mock.patch.object(cgroups, "kill", watched):
+                one.stop(0)
+        assert firewall is not bool(resets), f"{len(resets)} resets, firewall {firewall}"
+    assert killed_with_vf and not any(killed_with_vf), "its VF was there when it was killed"
+
+
 def link_state(host: SimulatedHost, host_file: HostFile) -> None:
     """The host takes a VF's carrier away, wherever in the guest the device is."""
     one = host.instance(host_file, vifs=(vf_vif(1, "ens4"),))
@@ -395,6 +433,54 @@ def _reaches(address: str) -> bool:
     except OSError:
         return False
     raise AssertionError(f"something listens on port 9 of {address}")
+
+
+@contextmanager
+def _resets_from(address: str, mac: str) -> Iterator[list[bytes]]:
+    """Ask a closed port as fast as it goes; collects the resets that come back meanwhile."""
+    own = bytes.fromhex(links.mac(FABRIC).replace(":", ""))
+    frame = bytes.fromhex(mac.replace(":", "")) + own + b"\x08\x00" + _syn("192.0.2.1", address)
+    seen: list[bytes] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800)) as wire:
+            wire.bind((FABRIC, 0))
+            wire.setblocking(False)
+            while not done.is_set():
+                wire.send(frame)
+                with suppress(BlockingIOError):
+                    while True:
+                        answer = wire.recv(128)
+                        # Flags of a TCP segment behind an IPv4 header without options.
+                        if answer[26:30] == socket.inet_aton(address) and answer[47] & 4:
+                            seen.append(answer)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        asking.join()
+
+
+def _syn(source: str, destination: str) -> bytes:
+    """IPv4 packet with a SYN to port 9. There is no scapy in the system's tree."""
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
+    ip = [struct.pack("!BBHHHBB", 0x45, 0, 40, 1, 0, 64, socket.IPPROTO_TCP), addresses]
+    tcp = [struct.pack("!HHIIBBH", 40000, 9, 1, 0, 5 << 4, 2, 1024), struct.pack("!H", 0)]
+    pseudo = addresses + struct.pack("!BBH", 0, socket.IPPROTO_TCP, 20)
+    return _summed(b"", *ip) + _summed(pseudo, *tcp)
+
+
+def _summed(pseudo: bytes, before: bytes, after: bytes) -> bytes:
+    """A header with its RFC 1071 checksum between its two parts."""
+    words = struct.unpack(f"!{len(pseudo + before + after) // 2}H", pseudo + before + after)
+    total = sum(words)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return before + struct.pack("!H", ~total & 0xFFFF) + after
 
 
 def _parent(pid: int) -> int:

@@ -30,6 +30,7 @@ SCENARIOS = (
     "outlives_its_starter",
     "pause",
     "failures_leave_nothing",
+    "switched_off_at_once",
     "link_state",
     "first_boot",
 )
