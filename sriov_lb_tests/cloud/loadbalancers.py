@@ -381,6 +381,9 @@ class LoadBalancers:
             pool_id=pool.id,
         )
 
+    def delete_member(self, lb: Any, member: Any) -> None:
+        self._delete_child(lb, "member", member)
+
     def create_health_monitor(
         self,
         lb: Any,

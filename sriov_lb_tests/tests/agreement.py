@@ -13,6 +13,7 @@ from tempest import config
 from sriov_lb_tests.agreement import Agreement, Reach, Seat, Settled, Subject, look, settle
 from sriov_lb_tests.amphora import Amphora
 from sriov_lb_tests.tests import base, scene
+from sriov_lb_tests.verdicts.model import Broken
 
 CONF = config.CONF
 
@@ -101,7 +102,8 @@ class Agrees:
             for amphora, text in settled.first.rulesets.items():
                 self.keep(f"{name}-{amphora}.nft.txt", text)
             self.seen[f"late, {step}"] = settled.late
-            raise AssertionError(f"{step}: {settled}")
+            seen = settled.last if settled.late is None else settled.first
+            raise Broken(f"{step}: {settled}", findings=_findings(step, seen))
         if settled.first.unclear:
             base.inconclusive(f"{step}: {settled.first.unclear[0]}")
         return settled
@@ -117,8 +119,13 @@ class Agrees:
             open_now = [one for one in found.findings if one.too_open]
             late = time.monotonic() - started > timeout
             if open_now or (late and found.findings):
-                raise AssertionError(f"{step}: {found}")
+                raise Broken(f"{step}: {found}", findings=_findings(step, found))
             if found.agreed and (late or not found.unclear):
                 if found.unclear:
                     base.inconclusive(f"{step}: {found.unclear[0]}")
                 return time.monotonic() - started
+
+
+def _findings(step: str, seen: Agreement) -> list[str]:
+    """One by one, so that a known one hides no other."""
+    return [f"{step}: {finding}" for finding in seen.findings]

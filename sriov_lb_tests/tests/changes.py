@@ -13,11 +13,13 @@ from sriov_lb_tests.packets.probe import Probe
 from sriov_lb_tests.tests import base, scene
 from sriov_lb_tests.tests.agreement import Agrees
 from sriov_lb_tests.tests.away import Away
+from sriov_lb_tests.tests.looks import Looks
 from sriov_lb_tests.tests.own import NEVER, WEB, Own
-from sriov_lb_tests.verdicts.model import Broken, Inconclusive
+from sriov_lb_tests.verdicts.model import Broken
 
-#: Probes of each stream a second.
-RATE = 1000
+#: Probes of each stream a second, and how many have to leave for silence to prove something: on a
+#: busy machine some are too late to be sent at all.
+RATE, LEAST = 1200, 1000
 
 #: How much later than ACTIVE an answer may be and still belong to a packet sent before it:
 #: the clocks' difference and the way there and back, seconds.
@@ -115,6 +117,8 @@ class Changes(Agrees):
         with watch as away, vantage.prober(
             streams, forbidden=set(forbidden), flows=flows, rate=RATE, title=step, follow=moves
         ) as probing:
+            # What passes before the change, and what does not, is seen first.
+            vantage.ask(control, tries=1)
             probing.mark("asked for")
             started = time.monotonic()
             done = act()
@@ -126,27 +130,18 @@ class Changes(Agrees):
         self.evidence(report.pcap)
         record.away = away.longest if away is not None else None
         self._read(record, report, allowed, opens or {}, closes or {})
-        problem = self._problem(step, name, report, opens or {}, closes or {})
+        looks = Looks()
+        with looks:
+            found = self._findings(step, name, report, opens or {}, closes or {})
+            if found:
+                raise Broken("\n".join([*found, str(report)]), findings=found)
+        with looks:
+            self._conclusive(step, report, closes or {})
         if agree:
-            self._agree(step, record, ports, problem)
-        if problem:
-            raise Broken(problem)
-        dead = [stream for stream in allowed if not report.streams[stream].answered]
-        if dead:
-            base.inconclusive(f"{step}: the control {dead[0]} never was answered. {report}")
+            with looks:
+                record.agreed = self.agrees(self.own.bare, step, ports=ports).first.seconds
+        looks.conclude()
         return done
-
-    def _agree(self, step: str, record: Change, ports: Iterable[int], problem: str) -> None:
-        try:
-            settled = self.agrees(self.own.bare, step, ports=ports)
-        except AssertionError as error:
-            # What the three say comes first; what the prober saw explains it.
-            raise Broken("\n".join(filter(None, (str(error), problem)))) from error
-        except Inconclusive:
-            if problem:  # what passed is proof enough
-                raise Broken(problem) from None
-            raise
-        record.agreed = settled.first.seconds
 
     def _read(self, record: Change, report: Any, allowed, opens, closes) -> None:
         asked = dict(report.marks)["asked for"]
@@ -155,8 +150,8 @@ class Changes(Agrees):
             if name in allowed:
                 record.interrupted[name] = round(stream.longest, 4)
                 record.silent[name] = round(stream.total, 4)
-            elif name in opens and stream.first_ns:
-                record.took_effect[f"{name} opened"] = (stream.first_ns - asked) / 1e9
+            elif name in opens and stream.served_ns:
+                record.took_effect[f"{name} opened"] = (stream.served_ns - asked) / 1e9
             elif name in closes and stream.last_ns:
                 record.took_effect[f"{name} closed"] = (stream.last_ns - asked) / 1e9
         record.connections = {name: flow.state for name, flow in report.flows.items()}
@@ -172,29 +167,76 @@ class Changes(Agrees):
             words += f", connection {name}: {state}"
         self.seen[record.step] = words
 
-    def _problem(self, step: str, name: str, report: Any, opens: Any, closes: Any) -> str:
-        """What passed and may not have, or the other way round, as a sentence; "" for nothing."""
-        if report.witnesses:
-            first = report.witnesses[0]
-            return (
-                f"{step}: while it went on, load balancer {name} let in what may not pass: {first} "
-                f"{report.when(first.sent_ns)}.\n{report}"
+    def _findings(self, step: str, name: str, report: Any, opens: Any, closes: Any) -> list[str]:
+        """What passed and may not have, or the other way round, a sentence for each kind."""
+        found = []
+        for did, witnesses in _by_gravity(report.witnesses):
+            first = witnesses[0]
+            more = f" (the first of {len(witnesses)})" if len(witnesses) > 1 else ""
+            found.append(
+                f"{step}: while it went on, load balancer {name} {did}: {first} "
+                f"{report.when(first.sent_ns)}{more}."
             )
-        active = dict(report.marks)["ACTIVE"]
+        asked, active = (dict(report.marks)[mark] for mark in ("asked for", "ACTIVE"))
         for stream in closes:
             late = (report.streams[stream].last_ns - active - report.offset_error_ns) / 1e9
             if late > IN_FLIGHT:
-                return (
+                found.append(
                     f"{step}: {report.streams[stream].probe} may not pass once the API says "
-                    f"ACTIVE, and was answered {late:.2f} s after that.\n{report}"
+                    f"ACTIVE, and was answered {late:.2f} s after that."
                 )
         for stream in opens:
-            first = report.streams[stream].first_ns
+            probe, first = report.streams[stream].probe, report.streams[stream].served_ns
+            early = (asked - report.offset_error_ns - first) / 1e9
             late = (first - active - report.offset_error_ns) / 1e9
+            if first and early > IN_FLIGHT:
+                found.append(
+                    f"{step}: {probe} may not pass before that is asked for, and was answered "
+                    f"{early:.2f} s before it."
+                )
             if not first or late > IN_FLIGHT:
                 when = f"was first answered {late:.2f} s after that" if first else "was not"
-                return (
-                    f"{step}: {report.streams[stream].probe} has to pass once the API says "
-                    f"ACTIVE, and {when}.\n{report}"
+                found.append(
+                    f"{step}: {probe} has to pass once the API says ACTIVE, and {when}."
                 )
-        return ""
+        return found
+
+    def _conclusive(self, step: str, report: Any, closes: Any) -> None:
+        """Silence proves something: what has to pass did, all the while.
+
+        :raises Inconclusive: it does not.
+        """
+        if report.problem:
+            base.inconclusive(f"{step}: {report.problem} {report}")
+        asked = dict(report.marks)["asked for"]
+        for stream in closes:
+            if not 0 < report.streams[stream].served_ns < asked:
+                base.inconclusive(
+                    f"{step}: {report.streams[stream].probe} did not pass before either, so that "
+                    f"it does not afterwards proves nothing. {report}"
+                )
+        if report.rate < LEAST:
+            base.inconclusive(
+                f"{step}: only {report.rate:.0f} probes a second could be sent, not {LEAST}: this "
+                "machine or the client was too busy."
+            )
+
+
+#: What an answer to a forbidden packet says became of it, worst first. An amphora that says that
+#: it does not find the destination did not let the packet in: it took it for one to be passed on
+#: (RFC 4443 section 3.1, RFC 792), which its filter for what comes in never sees.
+ROUTED = ("ICMPv6 type 1 code 3", "ICMP type 3 code 1")
+REFUSED = ("RST", "ICMPv6 type 1 code 4", "ICMP type 3 code 3")
+
+
+def _by_gravity(witnesses: Iterable[Any]) -> list[tuple[str, list[Any]]]:
+    """Witnesses by what became of the packet, in words, the worst kind first."""
+    kinds: dict[str, list[Any]] = {
+        "let in what may not pass": [],
+        "let in what may not pass, to where nobody listens": [],
+        "took what may not pass for something to be forwarded": [],
+    }
+    served, refused, routed = kinds.values()
+    for one in witnesses:
+        (routed if one.text in ROUTED else refused if one.text in REFUSED else served).append(one)
+    return [(did, found) for did, found in kinds.items() if found]

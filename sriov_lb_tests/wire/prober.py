@@ -142,6 +142,7 @@ class StreamReport:
 
     :param sent: probes that left. :param answered: of these, answered as allowed traffic is.
     :param answers: answers by kind. :param first_ns, last_ns: of the answers, 0 without any.
+    :param served_ns: of the first answer that allowed traffic gets, 0 without any.
     :param interruptions: silences of at least the prober's ``floor``, oldest first.
     :param longest, total: seconds; of all silences, also shorter ones.
     :param round_trip: median seconds from sending to the answer.
@@ -155,6 +156,7 @@ class StreamReport:
     answers: dict[str, int] = field(default_factory=dict)
     first_ns: int = 0
     last_ns: int = 0
+    served_ns: int = 0
     interruptions: list[Interruption] = field(default_factory=list)
     longest: float = 0.0
     total: float = 0.0
@@ -545,6 +547,7 @@ class Prober:
                 if kind in SERVED:
                     served[number] = min(at, served.get(number, at))
             stream.answered = len(served)
+            stream.served_ns = min(served.values(), default=0)
             trips = [at - sent[number] for number, at in served.items() if sent[number]]
             stream.round_trip = statistics.median(trips) / 1e9 if trips else None
             pairs = list(zip(entry["kept"], mine, strict=True))

@@ -307,6 +307,49 @@ def test_several_at_once(vantage, vip):
     assert len(reports) == 2
 
 
+@pytest.mark.parametrize("forwarding", [1, 0])
+def test_an_address_that_is_tentative_is_taken_for_anothers(vantage, bed, testbed, vip, forwarding):
+    """What an amphora does while it boots: it forwards, and its VIP is not its own yet.
+
+    Duplicate address detection (RFC 4862 section 5.4) lasts a second; meanwhile a kernel that
+    forwards looks for the address on the link, and says so when nobody is found (RFC 4861 section
+    7.2.2: three seconds). The filter for what comes in never sees such a packet.
+    """
+    bed.within("amphora", "sysctl", "-qw", f"net.ipv6.conf.all.forwarding={forwarding}",
+               "net.ipv6.conf.eth1.accept_dad=1", "net.ipv6.conf.eth1.dad_transmits=1")  # fmt: skip
+    streams = {
+        "control": tcp_syn(vip[4], 80, source=ALLOWED[4]),
+        "denied": tcp_syn(vip[6], 80, source=DENIED[6]),
+    }
+
+    def tentative():
+        return "tentative" in bed.within("amphora", "ip", "-6", "addr", "show", "to", vip[6])
+
+    with vantage.prober(streams, forbidden={"denied"}, rate=200) as probing:
+        bed.within("amphora", "ip", "addr", "del", f"{vip[6]}/128", "dev", "eth1")
+        bed.within("amphora", "ip", "addr", "add", f"{vip[6]}/128", "dev", "eth1")
+        assert tentative()
+        probing.mark("added")
+        deadline = time.monotonic() + 10
+        while tentative():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        probing.mark("its own")
+        # Three solicitations of a second each, for what came last while it was tentative.
+        ends = time.monotonic() + 3.5
+        while time.monotonic() < ends:
+            vantage.ask(streams["control"], tries=1)
+    report = probing.report
+    assert not report.problem, report.problem
+    if forwarding:
+        assert report.witnesses, str(report)
+        assert {one.text for one in report.witnesses} == {"ICMPv6 type 1 code 3"}
+        owned = dict(report.marks)["its own"]
+        assert all(one.sent_ns < owned < one.answered_ns for one in report.witnesses)
+    else:
+        assert not report.witnesses, str(report)
+
+
 @BOTH
 def test_a_target_that_moves(vantage, bed, vip, version):
     """Another MAC, announced or not: with ``follow`` the stream finds it, without it is lost."""

@@ -4,51 +4,126 @@
 import time
 from types import SimpleNamespace
 
+import pytest
+
 from sriov_lb_tests.tests.away import Away
 from sriov_lb_tests.tests.changes import Changes
+from sriov_lb_tests.tests.looks import Looks
+from sriov_lb_tests.verdicts.model import Broken, Inconclusive
 
 SECOND = 10**9
 
 
-def report(**streams):
-    """Streams as ``(first, last)`` answer in seconds; ACTIVE is at 5 s."""
+def report(problem="", rate=1200.0, **streams):
+    """Streams as ``(first, last)`` answer in seconds; asked for at 1 s, ACTIVE at 5 s."""
     found = {
         name: SimpleNamespace(first_ns=int(first * SECOND), last_ns=int(last * SECOND),
-                              probe=f"SYN of {name}")
+                              served_ns=int(first * SECOND), probe=f"SYN of {name}")
         for name, (first, last) in streams.items()
     }  # fmt: skip
     return SimpleNamespace(
-        streams=found, witnesses=[], offset_error_ns=1_000_000,
-        marks=[("asked for", 1 * SECOND), ("ACTIVE", 5 * SECOND)],
+        streams=found, witnesses=[], offset_error_ns=1_000_000, problem=problem, rate=rate,
+        marks=[("asked for", 1 * SECOND), ("ACTIVE", 5 * SECOND)], when=lambda ns: "at 2 s",
     )  # fmt: skip
 
 
-def problem(found, opens=(), closes=()):
-    return Changes()._problem("A step", "lb", found, opens, closes)
+class Witness(SimpleNamespace):
+    def __str__(self):
+        return f"SYN, was answered with {self.text}"
+
+
+def witnesses(*texts):
+    return [Witness(sent_ns=2 * SECOND, text=text) for text in texts]
+
+
+def findings(found, opens=(), closes=()):
+    return Changes()._findings("A step", "lb", found, opens, closes)
 
 
 def test_what_closes_before_active_and_opens_before_active_is_right():
-    found = report(closing=(1.0, 4.9), opening=(4.2, 6.0))
-    assert problem(found, ["opening"], ["closing"]) == ""
+    found = report(closing=(0.5, 4.9), opening=(4.2, 6.0))
+    assert findings(found, ["opening"], ["closing"]) == []
+    Changes()._conclusive("A step", found, ["closing"])
 
 
 def test_what_passes_after_active_and_may_not_is_said_with_the_time():
-    text = problem(report(closing=(1.0, 6.1)), closes=["closing"])
+    (text,) = findings(report(closing=(0.5, 6.1)), closes=["closing"])
     assert text.startswith("A step: SYN of closing may not pass once the API says ACTIVE, and was "
                            "answered 1.10 s after that.")  # fmt: skip
 
 
 def test_what_opens_late_or_never_is_said():
-    assert "first answered 0.80 s after that" in problem(report(o=(5.8, 6.0)), opens=["o"])
-    assert "and was not." in problem(report(o=(0, 0)), opens=["o"])
+    (late,) = findings(report(o=(5.8, 6.0)), opens=["o"])
+    assert "first answered 0.80 s after that" in late
+    (never,) = findings(report(o=(0, 0)), opens=["o"])
+    assert "and was not." in never
 
 
-def test_a_forbidden_packet_that_passed_comes_first():
-    found = report(closing=(1.0, 6.1))
-    found.witnesses = [SimpleNamespace(sent_ns=2 * SECOND)]
-    found.when = lambda ns: "at 2 s"
-    text = problem(found, closes=["closing"])
-    assert text.startswith("A step: while it went on, load balancer lb let in what may not pass")
+def test_what_opens_before_it_is_asked_for_is_said():
+    (early,) = findings(report(o=(0.4, 6.0)), opens=["o"])
+    assert "may not pass before that is asked for, and was answered 0.60 s before it" in early
+
+
+def test_forbidden_packets_that_passed_come_first_the_worst_kind_in_front():
+    found = report(closing=(0.5, 6.1))
+    found.witnesses = witnesses("ICMPv6 type 1 code 3", "RST", "SYN-ACK", "RST")
+    said = findings(found, closes=["closing"])
+    assert [text.split("load balancer lb ")[-1].split(":")[0] for text in said[:3]] == [
+        "let in what may not pass",
+        "let in what may not pass, to where nobody listens",
+        "took what may not pass for something to be forwarded",
+    ]
+    assert "answered with RST at 2 s (the first of 2)." in said[1]
+    assert "may not pass once the API says ACTIVE" in said[3]
+
+
+def test_an_answer_that_nobody_expected_counts_as_let_in():
+    found = report()
+    found.witnesses = witnesses("a segment that is no answer to a first SYN")
+    (said,) = findings(found)
+    assert "lb let in what may not pass: SYN" in said
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (report(problem="the capture lost 3 frames."), "the capture lost 3 frames"),
+        (report(rate=900.0, closing=(0.5, 4.0)), "only 900 probes a second"),
+        (report(closing=(0, 0)), "SYN of closing did not pass before either"),
+        (report(closing=(1.5, 4.0)), "SYN of closing did not pass before either"),
+    ],
+)
+def test_without_a_control_nothing_is_concluded(found, why):
+    with pytest.raises(Inconclusive, match=why):
+        Changes()._conclusive("A step", found, ["closing"] if found.streams else [])
+
+
+def test_looks_go_on_after_a_failure_and_show_all_of_them():
+    looks = Looks()
+    with looks:
+        raise Inconclusive("could not be told")
+    with looks:
+        raise Broken("first\nwith more", findings=["first", "second"])
+    with looks:
+        raise AssertionError("third")
+    with pytest.raises(Broken, match="^first\nwith more\nthird$") as raised:
+        looks.conclude()
+    assert raised.value.findings == ("first", "second", "third")
+
+
+def test_looks_without_a_failure_are_as_unclear_as_the_first():
+    looks = Looks()
+    looks.conclude()
+    with looks:
+        raise Inconclusive("could not be told")
+    with pytest.raises(Inconclusive, match="could not be told"):
+        looks.conclude()
+
+
+def test_looks_hide_no_error_of_the_test():
+    looks = Looks()
+    with pytest.raises(KeyError), looks:
+        raise KeyError("x")
 
 
 class Kernel:
