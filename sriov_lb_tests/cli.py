@@ -161,7 +161,15 @@ def _clouds(folder: Path, run_id: str | None, cloud: str | None, clouds_file: st
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def verdicts(folder: Path, as_json: bool) -> None:
+@click.option(
+    "--record", "as_record", is_flag=True,
+    help="Print the verdict of each test as a file to compare later runs with, and nothing else.",
+)
+@click.option(
+    "--compare", "on_file", type=click.Path(path_type=Path), default=None, metavar="FILE",
+    help="Compare with such a FILE, and nothing else: status 0 if nothing differs.",
+)  # fmt: skip
+def verdicts(folder: Path, as_json: bool, as_record: bool, on_file: Path | None) -> None:
     """Show what the run in FOLDER concluded: requirement, verdict, evidence.
 
     FOLDER is one run's folder inside [sriov_lb] artifacts_dir (`latest` names the last one).
@@ -171,10 +179,22 @@ def verdicts(folder: Path, as_json: bool) -> None:
     from rich.console import Console
 
     from sriov_lb_tests.verdicts import defects as registry
-    from sriov_lb_tests.verdicts import record, report, table
+    from sriov_lb_tests.verdicts import onfile, record, report, table
     from sriov_lb_tests.verdicts.model import Verdict
 
     about, results = record.read(folder)
+    release = str(about.get("octavia_release", "")).replace("not told", "")
+    if as_record:
+        click.echo(onfile.text(onfile.of(results), release), nl=False)
+        return
+    if on_file is not None:
+        found = onfile.of(results)
+        different = onfile.differences(onfile.read(on_file), found, onfile.reasons(results))
+        for sentence in different:
+            click.echo(sentence)
+        if not different:
+            click.echo(f"{len(found)} verdicts, all as on file in {on_file}.")
+        sys.exit(1 if different else 0)
     rows = table.rows(results)
     page = report.write(folder)
     if as_json:
@@ -184,10 +204,21 @@ def verdicts(folder: Path, as_json: bool) -> None:
         if not console.is_terminal:
             console = Console(width=140)
         table.render(rows, console)
-        means = {defect.id: defect.means for defect in registry.load().defects}
-        release = str(about.get("octavia_release", "")).replace("not told", "")
+        known = registry.load()
+        means = {defect.id: defect.means for defect in known.defects}
         for paragraph in table.broken_promises(rows, means, release):
             click.echo(f"\n{paragraph}")
+        tried = {row.requirement for row in rows if row.verdict is not Verdict.SKIPPED}
+        named = {one for row in rows for r in row.results for one in (r.defect or "").split(", ")}
+        unseen = [] if not release else known.not_looked_at(release, tried)
+        unseen = [defect for defect in unseen if defect.id not in named]
+        if unseen:
+            click.echo(
+                f"\nKnown defects of Octavia {release} that this run did not look for, or not "
+                "everywhere:"
+            )
+            for defect in unseen:
+                click.echo(f"  - {defect.title} ({defect.id})")
         click.echo(f"Report: {page.resolve()}")
     good = (Verdict.PASS, Verdict.SKIPPED, Verdict.NOT_SUPPORTED)
     sys.exit(0 if rows and all(row.verdict in good for row in rows) else 1)

@@ -432,8 +432,12 @@ LIMITS = [
         "matrix",
         default="pairwise",
         choices=[
-            ("pairwise", "every two values of any two factors meet once: 25 minutes on the lab"),
-            ("full", "every load balancer of the matrix with everything on it: for nightly runs"),
+            ("pairwise", "every two values of any two factors meet, but for values that take long"),
+            (
+                "full",
+                "every load balancer that is possible, with each protocol and each set of CIDRs "
+                "that it can have on some listener: for nightly runs",
+            ),
         ],
         help="How much of the matrix (scenarios/matrices) runs. Example: full",
     ),

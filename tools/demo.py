@@ -17,6 +17,8 @@ from pathlib import Path
 from show import Failed, Steps
 from tester import Tester
 
+# The release the lab has unless it is told otherwise: what is known not to hold there is no news.
+DEFAULT_OCTAVIA = "16.0.0"
 # The tests tagged smoke; without the tag everything runs, which takes up to an hour.
 REGEX = r"sriov_lb.*[\[,]smoke"
 # The classes share guests and load balancers, which a second process would have to make again.
@@ -40,18 +42,22 @@ class Demo:
         self.results = self.artifacts / self.run_id
 
     def run(self) -> int:
-        """Do everything; returns the exit status, 0 if every promise held."""
+        """Do everything; returns the exit status: 0 if every promise that was looked at held, or
+        did not for a defect that is known of the lab's own release of Octavia."""
         facts = self.lab_up()
         workspace = self.workspace(Path(facts["tempest_conf"]))
         self.cleanup("left by an earlier run that was killed")
         unwell = []
+        known: list[str] = []
         try:
-            unwell += ["the tests"] if self.tempest(workspace) else []
+            if self.tempest(workspace):
+                known = self.known_defects(workspace, facts.get("octavia", ""))
+                unwell += [] if known else ["the tests"]
             unwell += ["the comparison"] if self.compare(workspace) else []
         finally:
             self.steps.say(f"artifacts: {self.results}")
         self.verdicts()
-        self.closing_words(unwell)
+        self.closing_words(unwell, known)
         return 1 if unwell else 0
 
     # --- the steps ----------------------------------------------------------------------------
@@ -67,12 +73,7 @@ class Demo:
                 "The lab did not come up; what it says is above. `sriov-lb-lab status` names the "
                 "service, `sriov-lb-lab logs SERVICE` shows its log."
             )
-        told = subprocess.run(
-            [str(self.tester.bin / "sriov-lb-lab"), "status", "--json"],
-            stdout=subprocess.PIPE,
-            text=True,
-        ).stdout
-        return json.loads(told)["facts"]
+        return json.loads(self._output(["sriov-lb-lab", "status", "--json"]))["facts"]
 
     def workspace(self, lab_conf: Path) -> Path:
         """A Tempest workspace for the lab, not registered in the user's home."""
@@ -97,6 +98,28 @@ class Demo:
         self.steps.say(shlex.join(argv))
         return bool(self._show(self._in_lab(argv), cwd=workspace))
 
+    def known_defects(self, workspace: Path, release: str) -> list[str]:
+        """The promises that did not hold, if each test that failed did so for a defect that is
+        known of the lab's own release; [] if anything else is behind one."""
+        record = self.results / "verdicts.jsonl"
+        if release != DEFAULT_OCTAVIA or not record.is_file():
+            return []
+        try:
+            lines = [json.loads(line) for line in record.read_text().splitlines()]
+        except ValueError:  # half a line: whoever wrote it was killed
+            return []
+        # What was run twice counts as it ended. The registry named these for this release.
+        last = {(line["requirement"], line["test"]): line for line in lines}.values()
+        named = [line for line in last if line["verdict"] == "KNOWN_DEFECT"]
+        fine = ("PASS", "SKIPPED", "NOT_SUPPORTED", "KNOWN_DEFECT")
+        # A class that could not be taken down has no verdict, and Tempest knows of it.
+        failing = self._output(["stestr", "failing", "--list"], cwd=workspace).splitlines()
+        if {name.partition("[")[0] for name in failing} != {line["test"] for line in named}:
+            return []
+        if any(line["verdict"] not in fine for line in last):
+            return []
+        return [f"{line['requirement']}: {line['sentence']}" for line in named]
+
     def compare(self, workspace: Path) -> bool:
         """A short A/B of an SR-IOV load balancer and its normal twin; True if it failed."""
         conf = workspace / "etc" / "tempest.conf"
@@ -116,10 +139,21 @@ class Demo:
             self.steps.say(f"cleaning up what was {why}")
             self._show(self._in_lab(["sriov-lb", "cleanup", "--journal-dir", str(journals)]))
 
-    def closing_words(self, unwell: list[str]) -> None:
-        """What came out in a sentence, and what can be done with the lab now."""
+    def closing_words(self, unwell: list[str], known: list[str]) -> None:
+        """What came out in a sentence, and what can be done with the lab now.
+
+        :param known: promises that did not hold, for defects that are known.
+        """
         command = self.tester.bin / "sriov-lb-lab"
-        outcome = f"not well: {' and '.join(unwell)}" if unwell else "every promise held"
+        if unwell:
+            outcome = f"not well: {' and '.join(unwell)}"
+        elif known:
+            outcome = (
+                "every promise that was looked at held but for those that this Octavia is known "
+                "to break, see above:" + "".join(f"\n    {promise}" for promise in known)
+            )
+        else:
+            outcome = "every promise that was looked at held"
         self.steps.say(f"done; {outcome}")
         print(
             f"\nThe lab is still up. Look around:\n"
@@ -145,6 +179,13 @@ class Demo:
         program = str(self.tester.bin / argv[0])
         env = {**self.tester.environment(), "PYTHONUNBUFFERED": "1"}
         return subprocess.run([program, *argv[1:]], cwd=cwd, env=env).returncode
+
+    def _output(self, argv: list[str], cwd: Path | None = None) -> str:
+        program = str(self.tester.bin / argv[0])
+        env = self.tester.environment()
+        return subprocess.run(
+            [program, *argv[1:]], cwd=cwd, env=env, stdout=subprocess.PIPE, text=True
+        ).stdout
 
     def _quiet(self, argv: list[str]) -> None:
         program = str(self.tester.bin / argv[0])

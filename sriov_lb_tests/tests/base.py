@@ -10,8 +10,9 @@ A test declares the promise it looks at::
         self.evidence(observation.pcap)
 
 Its outcome becomes a verdict in the run's record, whatever happens: a failed assertion is
-FAIL, or KNOWN_DEFECT when the registry knows it; a control that did not come back is
-INCONCLUSIVE; an exception of the cloud or of ours is ERROR; a skip is SKIPPED with its reason.
+FAIL, or KNOWN_DEFECT when the registry knows each of its findings; a control that did not come
+back is INCONCLUSIVE; an exception of the cloud or of ours is ERROR; a skip is SKIPPED with its
+reason.
 On anything but success the evidence is collected first, then Tempest sees the exception.
 """
 
@@ -32,7 +33,9 @@ from tempest import test as tempest_test
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.tests import stage
+from sriov_lb_tests.verdicts.defects import Judgement
 from sriov_lb_tests.verdicts.model import (
+    Broken,
     Inconclusive,
     KnownDefect,
     NotEnforced,
@@ -145,12 +148,23 @@ class SriovLbTest(tempest_test.BaseTestCase):
             verdict, reason = classify(error), str(error)
             self.seen.update(getattr(error, "seen", {}))
             self._collect()
-            known = self._known(promise, reason) if verdict is Verdict.FAIL else None
-            if known is None:
+            if isinstance(error, KnownDefect):
+                defect = error.defect
+            if verdict is not Verdict.FAIL:
                 raise
-            verdict, defect = Verdict.KNOWN_DEFECT, known.id
-            reason = known.sentence(self.stage.octavia_release)
-            raise KnownDefect(f"{reason}\n\nWhat was seen: {error}") from error
+            found = self._judge(promise, error)
+            if found.known:
+                verdict, defect = Verdict.KNOWN_DEFECT, found.ids
+                release = self.stage.octavia_release
+                reason = "\n".join(one.sentence(release) for one in found.defects)
+                raise KnownDefect(
+                    f"{reason}\n\nWhat was seen: {error}", defect=defect
+                ) from error
+            if not found.named:
+                raise
+            # What nobody knows yet is the failure; it must not hide among what is known.
+            reason = f"{found}\n\nAll that was seen: {error}"
+            raise Broken(reason, findings=found.unknown) from error
         finally:
             self.stage.recorder.append(
                 Result(
@@ -168,9 +182,10 @@ class SriovLbTest(tempest_test.BaseTestCase):
                 )
             )
 
-    def _known(self, promise: Promise, reason: str) -> Any:
-        return self.stage.registry.match(
-            promise.id, reason, self.seen, self.stage.octavia_release
+    def _judge(self, promise: Promise, error: Exception) -> Judgement:
+        findings = getattr(error, "findings", None) or [str(error)]
+        return self.stage.registry.judge(
+            promise.id, findings, self.seen, self.stage.octavia_release
         )
 
     def _collect(self) -> None:
@@ -243,6 +258,8 @@ def classify(error: Exception) -> Verdict:
     """The verdict that an exception means, before the registry is asked."""
     if isinstance(error, unittest.SkipTest):
         return Verdict.SKIPPED
+    if isinstance(error, KnownDefect):
+        return Verdict.KNOWN_DEFECT
     if isinstance(error, NotEnforced):
         return Verdict.NOT_ENFORCED
     if isinstance(error, Inconclusive | errors.ControlFailed):

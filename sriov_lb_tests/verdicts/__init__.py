@@ -7,5 +7,6 @@
 ``defects``     the registry of known defects and how a failure is recognised
 ``table``       requirement -> verdict -> evidence, merged over the tests of a run
 ``report``      the same as one self-contained page, and as JSON
+``onfile``      the verdicts on file that a gate compares a run with
 ==============  =====================================================================
 """

@@ -5,13 +5,16 @@ A defect is recognised by what it does, because Octavia's API does not tell its 
 operation that failed, the state it left, that the same operation works on the normal twin,
 and the words of the failure. Where the release is known all the same, it must be one of the
 defect's. A failure that matches is still a failure; it only has a name.
+
+A failure may hold several findings, and a defect that is known excuses none but its own: each
+finding is asked for, and only if each has a name the failure has one.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -31,7 +34,9 @@ class Signature:
     :param sriov: the state that it left on the SR-IOV load balancer.
     :param normal: the state that the same operation left on the normal twin.
     :param requirements: ids or beginnings of ids.
-    :param message: searched in the failure's words.
+    :param message: searched in the finding's sentence: its first line, what follows is evidence.
+    :param explains: searched in other findings of the same failure, which are this defect's doing
+        where one of them is the defect itself: they look alike whatever is behind them.
     """
 
     operations: tuple[str, ...]
@@ -39,6 +44,7 @@ class Signature:
     normal: str | None
     requirements: tuple[str, ...]
     message: re.Pattern[str] | None
+    explains: re.Pattern[str] | None = None
 
     def matches(self, requirement: str, message: str, seen: Mapping[str, Any]) -> bool:
         if self.requirements and not requirement.startswith(self.requirements):
@@ -49,7 +55,7 @@ class Signature:
             return False
         if self.normal is not None and seen.get("normal") != self.normal:
             return False
-        return self.message is None or self.message.search(message) is not None
+        return self.message is None or self.message.search(_sentence(message)) is not None
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,11 @@ class Defect:
                 return True
         return False
 
+    def explains(self, finding: str) -> bool:
+        """Whether a finding may be this defect's doing, where another one is the defect itself."""
+        pattern = self.signature.explains
+        return pattern is not None and pattern.search(_sentence(finding)) is not None
+
     def sentence(self, release: str = "") -> str:
         """What a failed test says instead of blaming the environment."""
         where = f" (Octavia {release})" if release else ""
@@ -82,6 +93,42 @@ class Defect:
             f"Known defect {self.id}{where}: {self.title} {self.means} Releases: "
             f"{', '.join(self.releases)}. Upstream: {self.upstream}"
         )
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The findings of a failure told apart.
+
+    :param named: the defect of each finding that has one.
+    :param unknown: findings that no known defect explains.
+    """
+
+    named: Mapping[str, Defect]
+    unknown: tuple[str, ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether every finding has a name."""
+        return bool(self.named) and not self.unknown
+
+    @property
+    def defects(self) -> tuple[Defect, ...]:
+        """Each defect once, in the order of the findings."""
+        return tuple({defect.id: defect for defect in self.named.values()}.values())
+
+    @property
+    def ids(self) -> str:
+        """As they stand in results."""
+        return ", ".join(sorted(defect.id for defect in self.defects))
+
+    def __str__(self) -> str:
+        """What nobody knows yet first, then what is known besides."""
+        lines = list(self.unknown)
+        lines += [
+            f"Known besides, {defect.id}: {_sentence(text)}"
+            for text, defect in self.named.items()
+        ]
+        return "\n".join(lines)
 
 
 class Registry:
@@ -104,6 +151,36 @@ class Registry:
             if defect.signature.matches(requirement, message, seen):
                 return defect
         return None
+
+    def judge(
+        self,
+        requirement: str,
+        findings: Iterable[str],
+        seen: Mapping[str, Any],
+        release: str = "",
+    ) -> Judgement:
+        """Which findings of a failure are known defects; see :meth:`match`."""
+        asked = {text: self.match(requirement, text, seen, release) for text in findings}
+        named = {text: defect for text, defect in asked.items() if defect}
+        reasons = tuple({defect.id: defect for defect in named.values()}.values())
+        for text, defect in asked.items():
+            if defect is None:
+                cause = next((one for one in reasons if one.explains(text)), None)
+                if cause:
+                    named[text] = cause
+        return Judgement(named, tuple(text for text in asked if text not in named))
+
+    def not_looked_at(self, release: str, tried: Collection[str]) -> list[Defect]:
+        """Defects of a release that a run says nothing about, or not all.
+
+        :param tried: requirements that some test of the run looked at.
+        """
+
+        def looked_at(defect: Defect) -> bool:
+            wanted = defect.signature.requirements or ("",)
+            return all(any(one.startswith(start) for one in tried) for start in wanted)
+
+        return [one for one in self.defects if one.affects(release) and not looked_at(one)]
 
 
 def load(path: str | Path | None = None) -> Registry:
@@ -135,7 +212,6 @@ def load(path: str | Path | None = None) -> Registry:
 
 def _defect(entry: Mapping[str, Any]) -> Defect:
     sign = entry["signature"]
-    pattern = sign.get("message")
     return Defect(
         id=entry["id"],
         title=entry["title"].strip(),
@@ -147,9 +223,18 @@ def _defect(entry: Mapping[str, Any]) -> Defect:
             sriov=sign.get("sriov"),
             normal=sign.get("normal"),
             requirements=tuple(sign.get("requirements", ())),
-            message=re.compile(pattern, re.IGNORECASE) if pattern else None,
+            message=_pattern(sign.get("message")),
+            explains=_pattern(sign.get("explains")),
         ),
     )
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    return re.compile(text, re.IGNORECASE) if text else None
+
+
+def _sentence(finding: str) -> str:
+    return finding.partition("\n")[0]
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ promise (ERROR), and neither does silence without a control (INCONCLUSIVE).
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,11 +54,26 @@ _MEANING = {
 
 
 class Broken(AssertionError):
-    """Raised in place of a failure, so that Tempest reports a failure with our words."""
+    """Raised in place of a failure, so that Tempest reports a failure with our words.
+
+    :param findings: what is wrong, one thing each, a sentence in its first line. The failure is a
+        known defect only if each of them is one. Default: the text is the only one.
+    """
+
+    def __init__(self, text: str = "", findings: Iterable[str] = ()) -> None:
+        super().__init__(text)
+        self.findings = tuple(findings) or (text,)
 
 
 class KnownDefect(Broken):
-    """A failure whose cause is in the registry."""
+    """A failure whose causes are in the registry; a test that asked it itself raises this.
+
+    :param defect: their ids.
+    """
+
+    def __init__(self, text: str = "", findings: Iterable[str] = (), defect: str = "") -> None:
+        super().__init__(text, findings)
+        self.defect = defect
 
 
 class NotEnforced(Broken):
@@ -81,6 +97,7 @@ class Result:
     :param test: id of the test.
     :param reason: why this verdict; "" for PASS.
     :param evidence: paths relative to the run's folder.
+    :param defect: ids of the known defects behind it, with commas between them.
     :param observations: what was seen, for the registry of defects and for readers.
     :param seconds: how long the test took.
     """

@@ -98,7 +98,8 @@ def broken_promises(table: Iterable[Row], means: Mapping[str, str], release: str
     causes: dict[str, list[Row]] = {}
     for row in table:
         if row.verdict in BROKEN:
-            named = sorted({r.defect for r in row.results if r.verdict is row.verdict and r.defect})
+            worst = [r.defect for r in row.results if r.verdict is row.verdict and r.defect]
+            named = sorted({one for defects in worst for one in defects.split(", ")})
             causes.setdefault(", ".join(named), []).append(row)
     where = f"Octavia {release}" if release else "This Octavia"
     said = []

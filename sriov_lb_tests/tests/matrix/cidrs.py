@@ -41,7 +41,8 @@ def cidr_set(name: str, allowed: Mapping[int, str], versions: Sequence[int]) -> 
         elif name == "nested":
             found += [str(wide), _host(own)]
         elif name == "overlapping":
-            # The same network, written in two ways.
+            # The same network, written in two ways. Octavia's API makes them one CIDR of the
+            # listener, so unlike "nested" this is no conflict in the amphora's ruleset.
             found += [str(wide), f"{own}/{wide.prefixlen}"]
         elif name == "adjacent":
             found += [str(half), str(next(one for one in wide.subnets() if one != half))]

@@ -42,6 +42,7 @@ class Ground:
     matrix: Matrix
     _made: dict[str, Any] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
+    _normal: dict[tuple[str, tuple[int, ...]], str] = field(default_factory=dict)
 
     @property
     def site(self) -> Any:
@@ -141,6 +142,27 @@ class Ground:
         finally:
             self.lbs.delete(lb.id)
         return "ACTIVE"
+
+    def normal_state(self, row: Row) -> str:
+        """The control of load balancers that fail on SR-IOV VIPs: the state of a normal one of the
+        same topology and IP versions, asked for once."""
+        key = row.values["topology"], row.versions
+        if key not in self._normal:
+            asked = self.site.ask_load_balancer(
+                "normal",
+                versions=row.versions,
+                what="matrix-control",
+                flavor_id=self.site.flavor_of("normal", topology=row.values["topology"]),
+            )
+            try:
+                self._normal[key] = self.lbs.wait(asked.id).provisioning_status
+            except errors.ResourceFault:
+                self._normal[key] = "ERROR"
+            except errors.StuckPending:
+                self._normal[key] = "PENDING"
+            finally:
+                self.lbs.delete(asked.id)
+        return self._normal[key]
 
     def ask(self, row: Row) -> Any:
         """Ask for the load balancer of a row; does not wait."""

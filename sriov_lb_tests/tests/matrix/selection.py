@@ -3,7 +3,9 @@
 
 A load balancer takes half a minute, a listener seconds. So the rows (load balancers) are a
 pairwise selection over the factors of a load balancer, and listeners are put on them until every
-two values of any two factors, of whichever kind, have met in some cell.
+two values of any two factors, of whichever kind, have met in some cell. A load balancer that some
+releases cannot build stands beside them and carries nothing alone: where it fails, nothing else is
+lost.
 """
 
 from __future__ import annotations
@@ -18,6 +20,12 @@ from allpairspy import AllPairs
 from sriov_lb_tests.cloud.scenario import Matrix
 
 Pair = frozenset[tuple[str, Any]]
+
+#: Load balancers that some releases of Octavia cannot build: OCTAVIA-IPV6-PAIR in the registry.
+DOUBTFUL = {"vip": "direct", "versions": "ipv6", "topology": "ACTIVE_STANDBY"}
+
+#: Listeners of such a one in a pairwise selection.
+DOUBTFUL_CELLS = 3
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,8 @@ def rows(matrix: Matrix, *, full: bool = False) -> list[Row]:
     """The rows, always the same for the same matrix.
 
     :param full: every load balancer that is possible, with each protocol and each set of CIDRs
-        on it; all combinations of these two over all of them.
+        that it can have on it; which protocol has which set differs from one to the next, and all
+        combinations of these two are among them.
     """
     return _full(matrix) if full else _pairwise(matrix)
 
@@ -122,22 +131,26 @@ def _pairs(balancer: Mapping[str, Any], cell: Cell) -> set[Pair]:
 
 
 def _balancers(matrix: Matrix) -> list[dict[str, Any]]:
-    """Load balancers in which every two of their own values meet that can."""
+    """Load balancers in which every two of their own values meet that can, also where the doubtful
+    ones, which come last, cannot be built."""
     names = list(matrix.load_balancer)
 
     def fine(values: list[Any]) -> bool:
-        return not matrix.ruled_out(dict(zip(names, values, strict=False)))
+        known = dict(zip(names, values, strict=False))
+        return not matrix.ruled_out(known) and not doubtful(known)
 
-    seeds = [_first(matrix, values) for values in matrix.always]
+    always = [_first(matrix, values) for values in matrix.always]
+    seeds = [values for values in always if not doubtful(values)]
     chosen = AllPairs(
         list(matrix.load_balancer.values()),
         filter_func=fine,
         previously_tested=[list(values.values()) for values in seeds],
     )
     found = seeds + [dict(zip(names, values, strict=True)) for values in chosen]
+    possible = [values for values in _possible(matrix) if not doubtful(values)]
     wanted = {
         frozenset(pair)
-        for values in _possible(matrix)
+        for values in possible
         for pair in itertools.combinations(values.items(), 2)
     }
     for values in found:
@@ -145,12 +158,12 @@ def _balancers(matrix: Matrix) -> list[dict[str, Any]]:
     # With rules, allpairspy may end before every pair has met.
     while wanted:
         best = max(
-            _possible(matrix),
+            possible,
             key=lambda v: len(wanted & set(map(frozenset, itertools.combinations(v.items(), 2)))),
         )
         found.append(best)
         wanted -= set(map(frozenset, itertools.combinations(best.items(), 2)))
-    return found
+    return found + [values for values in always if doubtful(values)]
 
 
 def _first(matrix: Matrix, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,11 +171,21 @@ def _first(matrix: Matrix, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return next(v for v in _possible(matrix) if wanted.items() <= v.items())
 
 
+def doubtful(balancer: Mapping[str, Any]) -> bool:
+    """Whether some releases cannot build it."""
+    return DOUBTFUL.items() <= balancer.items()
+
+
 def _pairwise(matrix: Matrix) -> list[Row]:
     balancers = _balancers(matrix)
     missing = needed(matrix)
-    chosen: list[list[Cell]] = [[] for _ in balancers]
-    options = [_cells(matrix, balancer) for balancer in balancers]
+    chosen: list[list[Cell]] = [
+        _each_value(matrix, balancer, 0)[:DOUBTFUL_CELLS] if doubtful(balancer) else []
+        for balancer in balancers
+    ]
+    options = [
+        [] if doubtful(balancer) else _cells(matrix, balancer) for balancer in balancers
+    ]
     while missing:
         gain, least, where, cell = max(
             (
@@ -186,15 +209,34 @@ def _pairwise(matrix: Matrix) -> list[Row]:
 def _full(matrix: Matrix) -> list[Row]:
     found = []
     for number, balancer in enumerate(_possible(matrix)):
-        cells: list[Cell] = []
-        for turn in range(max(map(len, matrix.listener.values()))):
-            protocols, sets = matrix.listener["protocol"], matrix.listener["cidrs"]
-            cell = Cell(protocols[turn % len(protocols)], sets[(turn + number) % len(sets)])
-            ruled_out = matrix.ruled_out({**balancer, **cell.__dict__})
-            if not ruled_out:
-                cells.append(cell)
+        # Neighbours differ in the last factors only: an even step would tie these to protocols.
+        turn = number + number // len(matrix.listener["protocol"])
+        cells = _each_value(matrix, balancer, turn)
         found.append(Row(number + 1, balancer, _ordered(matrix, cells)))
     return found
+
+
+def _each_value(matrix: Matrix, balancer: Mapping[str, Any], turn: int) -> list[Cell]:
+    """Few listeners with every protocol and every set of CIDRs that a load balancer can have.
+
+    :param turn: by how much protocols are shifted against sets.
+    """
+    protocols, sets = matrix.listener["protocol"], matrix.listener["cidrs"]
+
+    def shift(cell: Cell) -> int:
+        own = protocols.index(cell.protocol) - sets.index(cell.cidrs)
+        return (own - turn) % len(protocols)
+
+    options = _cells(matrix, balancer)
+    lacking = {("protocol", cell.protocol) for cell in options}
+    lacking |= {("cidrs", cell.cidrs) for cell in options}
+    chosen = []
+    for cell in sorted(options, key=shift):
+        brings = {("protocol", cell.protocol), ("cidrs", cell.cidrs)} & lacking
+        if brings:
+            chosen.append(cell)
+            lacking -= brings
+    return chosen
 
 
 def _ordered(matrix: Matrix, cells: Iterable[Cell]) -> tuple[Cell, ...]:

@@ -24,7 +24,15 @@ from sriov_lb_tests.tests.base import requirement
 from sriov_lb_tests.tests.matrix import cidrs, request, selection
 from sriov_lb_tests.tests.matrix.ground import Balancer, Ground
 from sriov_lb_tests.tests.matrix.selection import Cell, Row
-from sriov_lb_tests.verdicts.model import Broken, Inconclusive, NotSupported, Result, Verdict
+from sriov_lb_tests.verdicts.defects import Judgement
+from sriov_lb_tests.verdicts.model import (
+    Broken,
+    Inconclusive,
+    KnownDefect,
+    NotSupported,
+    Result,
+    Verdict,
+)
 
 CONF = config.CONF
 
@@ -50,21 +58,28 @@ SENTENCE = (
 class Outcome:
     """What became of a cell.
 
-    :param problems: sentences; what Octavia or the wire did wrong.
-    :param findings: those of them that the comparison of policy, ruleset and wire made.
+    :param problems: sentences; what Octavia did wrong, and each request that failed.
+    :param findings: what the comparison of policy, ruleset and wire found.
+    :param notes: what the tests had to do about it; nobody's fault.
+    :param judged: problems and findings as :meth:`TestMatrix.judge` puts them: what nobody knows
+        yet first.
     """
 
     cell: Cell
     verdict: Verdict = Verdict.PASS
     problems: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     defect: str | None = None
     seen: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
 
+    judged: str = ""
+
     @property
     def reason(self) -> str:
-        return " ".join([*self.problems, *self.findings])
+        said = [self.judged] if self.judged else [*self.problems, *self.findings]
+        return "\n".join([*said, *self.notes])
 
 
 def port_of(packet: Packet) -> int | None:
@@ -137,7 +152,7 @@ class TestMatrix(Agrees, base.SriovLbTest):
         self.involved = {f"matrix-{row.number}": balancer.lb}
         outcomes = [Outcome(cell) for cell in row.cells]
         try:
-            balancer.lb = self.built(balancer)
+            balancer.lb = self.built(balancer, outcomes)
             for number, outcome in enumerate(outcomes):
                 balancer = self.try_cell(balancer, outcome, FIRST_PORT + number)
             self.look_at(balancer, [one for one in outcomes if one.cell in balancer.ports])
@@ -155,9 +170,11 @@ class TestMatrix(Agrees, base.SriovLbTest):
             ground.lbs.delete(balancer.lb.id)
         return outcomes
 
-    def built(self, balancer: Balancer) -> Any:
+    def built(self, balancer: Balancer, outcomes: Iterable[Outcome]) -> Any:
         """The load balancer, ACTIVE.
 
+        :param outcomes: of its cells; that of an SR-IOV VIP is told what became of a normal one,
+            the control.
         :raises Broken: Octavia failed it, and not for want of hosts or VFs.
         """
         try:
@@ -165,6 +182,12 @@ class TestMatrix(Agrees, base.SriovLbTest):
         except errors.ResourceFault as error:
             if SHORTAGE.search(str(error)):
                 raise
+            if balancer.sriov:
+                normal = self.ground.normal_state(balancer.row)
+                for outcome in outcomes:
+                    outcome.seen.update(
+                        operation="loadbalancer-create", sriov="ERROR", normal=normal
+                    )
             raise Broken(f"It was to be ACTIVE and ended in ERROR: {error.message}") from error
 
     # --- cells -------------------------------------------------------------------------------
@@ -197,9 +220,13 @@ class TestMatrix(Agrees, base.SriovLbTest):
                     sriov="ERROR" if isinstance(error, errors.ResourceFault) else "PENDING",
                     normal=ground.listener_on_a_normal_vip,
                 )
+            # The control: what other CIDRs came to on the same load balancer.
+            others = len(balancer.ports)
+            noun = "listener" if others == 1 else "listeners"
+            control = f", though {others} other {noun} of it became ACTIVE" if others else ""
             outcome.problems.append(
                 f"On a {balancer.row.values['vip']} VIP, {self._listener(cell, wanted)} was to be "
-                f"ACTIVE and ended in ERROR. {error.message}"
+                f"ACTIVE and ended in ERROR{control}. {error.message}"
             )
             return self._mend(balancer, outcome, port)
         return balancer
@@ -229,7 +256,7 @@ class TestMatrix(Agrees, base.SriovLbTest):
                 return balancer
         except (errors.CloudError, sdk.SDKException) as error:
             outcome.problems.append(f"It could not be removed either: {error}")
-        outcome.problems.append("The load balancer was damaged and replaced.")
+        outcome.notes.append("The load balancer was damaged and replaced.")
         ground.lbs.delete(balancer.lb.id)
         fresh = Balancer(ground, row, ground.lbs.wait(ground.ask(row).id))
         for cell, was in balancer.ports.items():
@@ -313,20 +340,21 @@ class TestMatrix(Agrees, base.SriovLbTest):
     # --- verdicts ----------------------------------------------------------------------------
 
     def judge(self, row: Row, outcome: Outcome) -> None:
-        """Give a cell its verdict line. It is a known defect when each finding is."""
+        """Give a cell its verdict line. It is a known defect when each finding is, and each
+        request that failed."""
         name = f"MTX-{row.number:02d} {outcome.cell}"
-        if outcome.verdict is Verdict.FAIL:
-            parts = outcome.findings or outcome.problems
-            known = [
-                self.stage.registry.match(name, part, outcome.seen, self.stage.octavia_release)
-                for part in parts
-            ]
-            if all(known):
-                outcome.verdict, outcome.defect = Verdict.KNOWN_DEFECT, known[0].id
+        # Known defects are those of SR-IOV VIPs; a normal one that fails is news, whatever it says.
+        if outcome.verdict is Verdict.FAIL and row.values["vip"] == "direct":
+            found = self.stage.registry.judge(
+                name,
+                [*outcome.problems, *outcome.findings],
+                outcome.seen,
+                self.stage.octavia_release,
+            )
+            if found.known:
+                outcome.verdict, outcome.defect = Verdict.KNOWN_DEFECT, found.ids
             else:
-                # Only what is not known yet is shown first.
-                strange = [part for part, one in zip(parts, known, strict=True) if not one]
-                parts[:] = strange + [part for part in parts if part not in strange]
+                outcome.judged = str(found)
         self.stage.recorder.append(
             Result(
                 requirement=name,
@@ -344,6 +372,10 @@ class TestMatrix(Agrees, base.SriovLbTest):
             )
         )
 
+    def _judge(self, promise: base.Promise, error: Exception) -> Judgement:
+        """Each cell was judged; the sum of them is not asked for again, without what was seen."""
+        return Judgement({}, (str(error),))
+
     def conclude(self, outcomes: list[Outcome]) -> None:
         """The test ends as the worst of its cells did."""
         counted: dict[str, int] = {}
@@ -353,6 +385,10 @@ class TestMatrix(Agrees, base.SriovLbTest):
         worst = max(outcomes, key=lambda outcome: outcome.verdict.rank)
         same = [str(one.cell) for one in outcomes if one.verdict is worst.verdict]
         text = f"{', '.join(same)}: {worst.reason}"
+        if worst.verdict is Verdict.KNOWN_DEFECT:
+            found = {one.defect for one in outcomes if one.verdict is worst.verdict and one.defect}
+            ids = {one for defects in found for one in defects.split(", ")}
+            raise KnownDefect(text, defect=", ".join(sorted(ids)))
         if worst.verdict.broken:
             raise Broken(text)
         if worst.verdict is Verdict.ERROR:

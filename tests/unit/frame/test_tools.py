@@ -15,9 +15,12 @@ from oslo_config import cfg
 import machine
 import project
 import tester
-from demo import REGEX, Demo
+from demo import DEFAULT_OCTAVIA, REGEX, Demo
 from show import Failed, Steps, quietly
+from sriov_lb_lab.lab import DEFAULT_OCTAVIA as LAB_DEFAULT
 from sriov_lb_tests import config, config_check
+from sriov_lb_tests.verdicts.model import Result, Verdict
+from sriov_lb_tests.verdicts.record import Recorder
 
 # --- running commands -----------------------------------------------------------------------
 
@@ -279,7 +282,7 @@ def stage(tmp_path):
     """A checkout whose programs only write down how they were called; see ``ran``."""
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
-    facts = {"facts": {"tempest_conf": str(tmp_path / "lab.conf")}}
+    facts = {"facts": {"tempest_conf": str(tmp_path / "lab.conf"), "octavia": DEFAULT_OCTAVIA}}
     (tmp_path / "lab.conf").write_text("[DEFAULT]\nlog_dir = x\n[sriov_lb]\nmode = adopt\n")
     (tmp_path / "facts.json").write_text(json.dumps(facts))
     script = textwrap.dedent(
@@ -287,12 +290,13 @@ def stage(tmp_path):
         #!/bin/sh
         echo "$(basename $0) $*" >> {tmp_path}/ran
         [ "$1" = status ] && cat {tmp_path}/facts.json
+        [ "$1" = failing ] && cat {tmp_path}/failing 2>/dev/null
         [ "$(basename $0)" = tempest ] && mkdir -p {tmp_path}/demo/workspace/etc
         case "$(basename $0) $*" in $(cat {tmp_path}/fails 2>/dev/null)) exit 1;; esac
         exit 0
         """
     )
-    for name in ("sriov-lb-lab", "sriov-lb", "tempest"):
+    for name in ("sriov-lb-lab", "sriov-lb", "tempest", "stestr"):
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
     (tmp_path / "fails").write_text("nothing")
@@ -328,7 +332,7 @@ def test_the_demo_runs_everything_in_order(stage, capsys):
     assert conf.sriov_lb.artifacts_dir == f"{stage}/demo/artifacts"
     assert conf.log_dir == f"{stage}/demo/workspace/logs"
     out = capsys.readouterr().out
-    assert "every promise held" in out and "make demo-down" in out
+    assert "done; every promise that was looked at held\n" in out and "make demo-down" in out
 
 
 def test_the_run_id_of_the_demo_is_valid(stage):
@@ -342,6 +346,85 @@ def test_a_broken_promise_still_ends_with_the_table(stage, capsys):
     assert demo.run() == 1
     assert ran(stage)[-1] == f"sriov-lb verdicts demo/artifacts/{demo.run_id}"
     assert "done; not well: the tests\n" in capsys.readouterr().out
+
+
+TEST = "sriov_lb_tests.tests.lifecycle.test_listeners.TestListenerLifecycle.test_last"
+
+
+@pytest.fixture
+def broken(stage):
+    """Runs a demo whose test failed; what it recorded, what failed and the release may differ."""
+
+    def go(*verdicts, failing=(TEST,), octavia=DEFAULT_OCTAVIA, chosen="", fails="*tempest run*"):
+        (stage / "fails").write_text(fails)
+        (stage / "failing").write_text("".join(f"{name}\n" for name in failing))
+        facts = json.loads((stage / "facts.json").read_text())
+        facts["facts"]["octavia"] = octavia
+        (stage / "facts.json").write_text(json.dumps(facts))
+        demo = Demo(stage, tester.Tester(stage), Steps(), chosen)
+        recorder = Recorder(demo.results)
+        recorder.append(Result("ENF-001", "Nothing passes.", Verdict.PASS, "t.T.test_before"))
+        for verdict in verdicts:
+            recorder.append(Result("LIF-002", "It is closed.", verdict, TEST, defect="OCTAVIA-X"))
+        return demo.run()
+
+    return go
+
+
+def test_what_is_known_of_the_labs_own_octavia_is_said_and_is_no_failure(broken, capsys):
+    assert broken(Verdict.KNOWN_DEFECT) == 0
+    out = capsys.readouterr().out
+    assert "but for those that this Octavia is known to break" in out
+    assert "LIF-002: It is closed." in out and "not well" not in out
+
+
+@pytest.mark.parametrize("last", [Verdict.KNOWN_DEFECT, Verdict.FAIL])
+def test_what_was_run_twice_counts_as_it_ended(broken, last):
+    assert broken(Verdict.FAIL, last) == (0 if last is Verdict.KNOWN_DEFECT else 1)
+
+
+@pytest.mark.parametrize(
+    "verdict", [Verdict.FAIL, Verdict.NOT_ENFORCED, Verdict.ERROR, Verdict.INCONCLUSIVE]
+)
+def test_whatever_is_not_known_is_a_failure(broken, verdict, capsys):
+    assert broken(verdict) == 1
+    assert "not well: the tests" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "failing"),
+    [
+        ([Verdict.KNOWN_DEFECT], [TEST, "tearDownClass (t.T)"]),
+        ([], [TEST]),
+        ([], []),
+    ],
+)
+def test_a_failure_without_a_verdict_is_one(broken, verdicts, failing):
+    assert broken(*verdicts, failing=failing) == 1
+
+
+@pytest.mark.parametrize("chosen", ["", "19.0.0"])
+def test_another_release_than_the_labs_own_is_to_hold_every_promise(broken, chosen):
+    assert broken(Verdict.KNOWN_DEFECT, octavia="19.0.0", chosen=chosen) == 1
+
+
+def test_a_record_with_half_a_line_is_that_of_a_run_that_was_killed(broken, monkeypatch):
+    def killed(self, workspace):
+        with open(self.results / "verdicts.jsonl", "a") as file:
+            file.write('{"requirement": "ENF-0')
+        return True
+
+    monkeypatch.setattr(Demo, "tempest", killed)
+    assert broken(Verdict.KNOWN_DEFECT) == 1
+
+
+def test_a_comparison_that_failed_is_still_one(broken, capsys):
+    assert broken(Verdict.KNOWN_DEFECT, fails="*exec*") == 1
+    assert "not well: the comparison\n" in capsys.readouterr().out
+
+
+def test_the_labs_own_release_is_one_number():
+    assert DEFAULT_OCTAVIA == LAB_DEFAULT
 
 
 def test_a_lab_that_does_not_come_up_ends_the_demo(stage):

@@ -44,6 +44,20 @@ def test_the_selection_is_always_the_same():
     assert selection.rows(scenario.matrix("load-balancers")) == ROWS
 
 
+def test_what_some_releases_cannot_build_carries_nothing_alone():
+    sound = [row for row in ROWS if not selection.doubtful(row.values)]
+    assert not selection.needed(MATRIX) - selection.covered(sound)
+    (other,) = [row for row in ROWS if row not in sound]
+    assert other.values.items() >= selection.DOUBTFUL.items()
+    assert len(other.cells) == len({cell.protocol for cell in other.cells}) > 1
+
+
+def test_cidrs_within_cidrs_have_a_control_on_the_same_load_balancer():
+    for row in [*ROWS, *selection.rows(MATRIX, full=True)]:
+        sets = [cell.cidrs for cell in row.cells]
+        assert "nested" not in sets or sets.index("nested") > 0
+
+
 def test_few_load_balancers_carry_many_listeners():
     assert len(ROWS) <= 14
     assert max(len(row.cells) for row in ROWS) <= 8
@@ -62,7 +76,21 @@ def test_the_full_set_has_every_load_balancer_and_on_each_every_value_it_can_hav
         }
         there = {("protocol", c.protocol) for c in row.cells} | {("cidrs", c.cidrs)
                                                                  for c in row.cells}  # fmt: skip
-        assert {pair for pair in possible if pair[0] == "cidrs"} <= there
+        assert possible == there
+    # Which protocol has which set differs from one load balancer to the next.
+    combined = {(cell.protocol, cell.cidrs) for row in full for cell in row.cells}
+    assert len(combined) == len(MATRIX.listener["protocol"]) * len(MATRIX.listener["cidrs"])
+
+
+def test_the_documentation_has_the_right_numbers(root):
+    text = " ".join((root / "doc" / "source" / "scenarios.rst").read_text().split())
+    cells = sum(len(row.cells) for row in ROWS)
+    assert f"{len(ROWS)} load balancers with {cells} listeners" in text
+    full = selection.rows(MATRIX, full=True)
+    cells = sum(len(row.cells) for row in full)
+    assert f"all {len(full)} possible" in text and f"{cells:,} in all" in text
+    product = sum(len(selection._cells(MATRIX, row.values)) for row in full)
+    assert f"which were {product:,} listeners" in text
 
 
 def test_vfs_are_counted_for_each_amphora():

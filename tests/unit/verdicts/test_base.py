@@ -11,7 +11,7 @@ from sriov_lb_tests import errors
 from sriov_lb_tests.tests import base, scene, stage
 from sriov_lb_tests.tests.base import requirement
 from sriov_lb_tests.verdicts import defects, record
-from sriov_lb_tests.verdicts.model import NotEnforced, Verdict
+from sriov_lb_tests.verdicts.model import Broken, KnownDefect, NotEnforced, Verdict
 
 
 class Probe(base.SriovLbTest):
@@ -157,6 +157,54 @@ def test_a_listener_that_fails_on_sriov_alone_is_a_known_defect_and_still_a_fail
     assert isinstance(seen, AssertionError)
     assert "environment is not at fault" in str(seen)
     assert "is ERROR" in str(seen)
+
+
+EAST = (
+    "policy and ruleset disagree: TCP SYN from 203.0.113.10:40000 to 203.0.113.101:80 on eth2 "
+    "(state established) has to pass (established flows: what was let in goes on)"
+)
+HOLE = "policy and wire disagree: TCP SYN from 192.0.2.9 to 203.0.113.10:22 may not pass, but did"
+
+
+@pytest.fixture
+def notrack(monkeypatch):
+    """The probe's promise is one that OCTAVIA-MEMBER-NOTRACK breaks."""
+    promise = base.Promise("ENF-008", "A promise.")
+
+    def go(self):
+        with self._verdict(promise):
+            type(self).action(self)
+
+    monkeypatch.setattr(Probe, "test_it", go)
+
+
+def test_a_failure_is_known_when_each_of_its_findings_is(run, notrack):
+    both = Broken(f"{EAST}\n{EAST} again", findings=[EAST, f"{EAST} again"])
+    written, seen, _ = run(raising(both))
+    assert (written.verdict, written.defect) == (Verdict.KNOWN_DEFECT, "OCTAVIA-MEMBER-NOTRACK")
+    assert isinstance(seen, KnownDefect) and "again" in str(seen)
+
+
+@pytest.mark.parametrize("findings", [[EAST, HOLE], [HOLE, EAST]])
+def test_a_known_finding_does_not_hide_a_new_one(run, notrack, findings):
+    written, seen, _ = run(raising(Broken("\n".join(findings), findings=findings)))
+    assert (written.verdict, written.defect) == (Verdict.FAIL, None)
+    assert written.reason.startswith(HOLE) and str(seen).startswith(HOLE)
+    assert "Known besides, OCTAVIA-MEMBER-NOTRACK" in written.reason
+    assert isinstance(seen, AssertionError) and not isinstance(seen, KnownDefect)
+
+
+def test_what_follows_the_sentence_is_evidence_and_names_nothing(run, notrack):
+    failure = AssertionError(f"{HOLE}\n{EAST}")
+    written, seen, _ = run(raising(failure))
+    assert written.verdict is Verdict.FAIL and seen is failure
+
+
+def test_a_test_that_asked_the_registry_itself_is_taken_at_its_word(run):
+    failure = KnownDefect("of old", defect="OCTAVIA-X, OCTAVIA-Y")
+    written, seen, _ = run(raising(failure))
+    assert (written.verdict, written.defect) == (Verdict.KNOWN_DEFECT, "OCTAVIA-X, OCTAVIA-Y")
+    assert seen is failure
 
 
 def test_a_listener_that_fails_on_both_twins_is_no_defect_of_sriov(run):

@@ -106,8 +106,9 @@ SEEN = [
     (
         "OCTAVIA-CIDRS-WITHIN-CIDRS", "MTX-05 tcp/nested",
         "On a direct VIP, a TCP listener with the allowed_cidrs 203.0.113.64/26, 203.0.113.77/32, "
-        "which contain one another, was to be ACTIVE and ended in ERROR. The listener x",
-        "On a normal VIP, a TCP listener with the allowed_cidrs 203.0.113.64/26, 203.0.113.77/32, "
+        "which contain one another, was to be ACTIVE and ended in ERROR, though 3 other listeners "
+        "of it became ACTIVE. The listener x",
+        "On a direct VIP, a TCP listener with the allowed_cidrs 203.0.113.64/26, 203.0.113.77/32, "
         "which contain one another, was to be ACTIVE and ended in ERROR. The listener x",
     ),
     (
@@ -120,7 +121,59 @@ SEEN = [
 ]  # fmt: skip
 
 
+def test_one_network_written_twice_is_no_conflict_and_has_no_name(registry):
+    said = SEEN[2][2].replace("contain one another", "are one network written twice")
+    assert registry.match("MTX-05 tcp/overlapping", said, {}, "16.0.0") is None
+
+
 @pytest.mark.parametrize(("name", "requirement", "said", "other"), SEEN)
 def test_what_the_tests_saw_has_its_name(registry, name, requirement, said, other):
     assert registry.match(requirement, said, {}, "16.0.0").id == name
     assert registry.match(requirement, other, {}, "16.0.0") is None
+
+
+EAST = (
+    "policy and ruleset disagree, amphora a: TCP SYN from 203.0.113.10:40000 to 203.0.113.101:80 "
+    "on eth2 (state established) has to pass (established flows: what was let in goes on)"
+)
+REQUEST = "TCP from 203.0.113.5 to 203.0.113.9 port 8100 got no answer: timed out"
+
+
+def test_a_request_that_fails_is_explained_by_the_defect_that_makes_it_fail(registry):
+    found = registry.judge("MTX-03 tcp/none", [REQUEST, EAST], {}, "16.0.0")
+    assert found.known and found.ids == "OCTAVIA-MEMBER-NOTRACK"
+
+
+@pytest.mark.parametrize(
+    "findings",
+    [
+        [REQUEST],
+        [REQUEST, SEEN[3][2]],
+        [EAST, "TCP from 203.0.113.5 to 203.0.113.9 port 8100 was answered by 'x', not by y."],
+        [EAST, "PROMETHEUS from 203.0.113.5 to 203.0.113.9 port 8100 got no answer: timed out"],
+    ],
+)
+def test_a_request_that_fails_is_explained_by_nothing_else(registry, findings):
+    found = registry.judge("MTX-03 tcp/none", findings, {}, "16.0.0")
+    assert not found.known
+    (unknown,) = found.unknown
+    assert str(found).startswith(unknown) and unknown not in (EAST, SEEN[3][2])
+
+
+def test_a_failure_of_two_known_defects_has_both_names(registry):
+    found = registry.judge("MTX-03 tcp/all-ipv4", [SEEN[3][2], EAST], {}, "16.0.0")
+    assert found.known and found.ids == "OCTAVIA-ALL-OF-IPV4, OCTAVIA-MEMBER-NOTRACK"
+    assert not registry.judge("MTX-03", [SEEN[3][2], EAST], {}, "20.0.0").known
+
+
+def test_what_a_run_did_not_look_for(registry):
+    def ids(*tried, release="16.0.0"):
+        return {defect.id for defect in registry.not_looked_at(release, tried)}
+
+    everything = {defect.id for defect in registry.defects if defect.affects("16.0.0")}
+    assert ids() == everything
+    assert ids("PAI-005") == everything - {"OCTAVIA-PEERS-PORT"}
+    # It shows in two places, and one of them was not looked at.
+    assert "OCTAVIA-MEMBER-NOTRACK" in ids("ENF-008")
+    assert "OCTAVIA-MEMBER-NOTRACK" not in ids("ENF-008", "MTX-01 tcp/none")
+    assert ids(release="20.0.0") == set()

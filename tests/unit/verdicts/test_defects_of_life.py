@@ -9,6 +9,22 @@ LAST = (
     "The last listener was deleted: Load balancer lb lets in TCP port 80 from 192.0.2.1 on eth1, "
     "which may not pass (seen on the wire and seen in the ruleset)."
 )
+#: The same as the comparison's findings and the prober's have it.
+IN_RULES = (
+    "The last listener was deleted: policy and ruleset disagree, amphora 1f0a: TCP SYN from "
+    "192.0.2.1:40000 to 203.0.113.9:80 on eth1 (state new) may not pass (no listener is on TCP "
+    "port 80), but the ruleset lets it in: inet amphora_table amphora_chain rule 5."
+)
+ON_WIRE = (
+    "The last listener was deleted: policy and wire disagree: TCP SYN from 192.0.2.1:40000 to "
+    "[2001:db8::9]:80 on eth1 (state new) may not pass (no listener is on TCP port 80), but it "
+    "came through: RST"
+)
+PROBED = (
+    "The last listener was deleted: TCP SYN to 203.0.113.9:80 from 192.0.2.1 may not pass once the "
+    "API says ACTIVE, and was answered 1.20 s after that."
+)
+
 PEERS = (
     "The amphorae of a pair cannot copy their stick tables: session persistence does not outlive a "
     "takeover."
@@ -17,6 +33,14 @@ PEERS = (
 LOST = (
     "The amphora was failed over: the API says ACTIVE, and nobody answers for the VIP 2001:db8::7 "
     "on its network, though somebody did before and a member does now."
+)
+PAIR = (
+    "loadbalancer-create on the SR-IOV load balancer ended in ERROR, and the same on the normal "
+    "twin works. Load balancer x was to be ACTIVE and is ERROR."
+)
+ROW = (
+    "direct VIP, normal member port, members on the VIP's subnet, IPv6, ACTIVE_STANDBY, no "
+    "additional VIP: It was to be ACTIVE and ended in ERROR: Load balancer x is ERROR."
 )
 BUILT = {"operation": "loadbalancer-create", "sriov": "ERROR", "normal": "ACTIVE"}
 
@@ -27,9 +51,26 @@ BUILT = {"operation": "loadbalancer-create", "sriov": "ERROR", "normal": "ACTIVE
         ("LIF-002", LAST, {}, "OCTAVIA-LAST-LISTENER"),
         ("LIF-001", LAST, {}, None),
         ("LIF-002", LAST.replace("lets in", "keeps out"), {}, None),
+        ("LIF-002", LAST.replace("port 80 ", "port 22 "), {}, None),
+        ("LIF-002", IN_RULES, {}, "OCTAVIA-LAST-LISTENER"),
+        ("LIF-002", IN_RULES.replace(":80 ", ":22 "), {}, None),
+        ("LIF-002", IN_RULES.replace(":80 ", ":8080 "), {}, None),
+        ("LIF-002", IN_RULES.replace("eth1", "eth2"), {}, None),
+        ("LIF-002", IN_RULES.replace("may not pass", "has to pass"), {}, None),
+        ("LIF-002", ON_WIRE, {}, "OCTAVIA-LAST-LISTENER"),
+        ("LIF-002", ON_WIRE.replace("policy and wire", "ruleset and wire"), {}, None),
+        ("LIF-002", PROBED, {}, "OCTAVIA-LAST-LISTENER"),
+        ("LIF-002", PROBED.replace(":80 ", ":81 "), {}, None),
         ("PAI-005", PEERS, {}, "OCTAVIA-PEERS-PORT"),
-        ("PAI-007", "ended in ERROR", BUILT, "OCTAVIA-IPV6-PAIR"),
-        ("PAI-007", "ended in ERROR", {**BUILT, "normal": "ERROR"}, None),
+        ("PAI-007", PAIR, BUILT, "OCTAVIA-IPV6-PAIR"),
+        ("PAI-007", PAIR, {**BUILT, "normal": "ERROR"}, None),
+        ("PAI-007", "Another failure.", BUILT, None),
+        ("MTX-13 http/none", ROW, BUILT, "OCTAVIA-IPV6-PAIR"),
+        ("MTX-13 http/none", ROW, {}, None),
+        ("MTX-13 http/none", ROW, {**BUILT, "normal": "ERROR"}, None),
+        ("MTX-13 http/none", ROW.replace(", IPv6,", ", IPv4 and IPv6,"), BUILT, None),
+        ("MTX-13 http/none", ROW.replace("ACTIVE_STANDBY", "SINGLE"), BUILT, None),
+        ("MTX-13 http/none", ROW.replace("direct VIP", "normal VIP"), BUILT, None),
         ("LIF-015", LOST, {}, "OCTAVIA-FAILOVER-IPV6"),
         ("LIF-015", LOST.replace("2001:db8::7", "192.0.2.7"), {}, None),
         ("PAI-005", "haproxy does not listen", {}, None),

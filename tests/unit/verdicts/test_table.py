@@ -89,11 +89,15 @@ def test_broken_promises_are_said_in_words_by_cause():
             result("A", Verdict.PASS),
             result("B", Verdict.KNOWN_DEFECT, defect="D-1"),
             result("C", Verdict.KNOWN_DEFECT, defect="D-1"),
+            result("D", Verdict.KNOWN_DEFECT, "t1", defect="D-1"),
+            result("D", Verdict.KNOWN_DEFECT, "t2", defect="D-1, D-2"),
             result("E", Verdict.FAIL),
             result("F", Verdict.ERROR),
         ]
     )
-    unknown, known = table.broken_promises(rows, {"D-1": "No traffic passes."}, "18.0.1")
+    means = {"D-1": "No traffic passes.", "D-2": "None comes back."}
+    unknown, known, both = table.broken_promises(rows, means, "18.0.1")
+    assert "because of D-1, D-2:\n  - D: Promise D.\n  No traffic passes. None comes back." in both
     assert known.startswith("Octavia 18.0.1 does not keep, because of D-1:\n  - B: Promise B.")
     assert "- C: Promise C." in known and known.endswith("No traffic passes.")
     assert "no known defect explains it" in unknown and "- E: Promise E." in unknown

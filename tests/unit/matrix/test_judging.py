@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what was found in a cell to its verdict, and from those of the cells to the test's."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.cloud import scenario
+from sriov_lb_tests.tests.matrix import selection, test_matrix
+from sriov_lb_tests.tests.matrix.ground import Balancer, Ground
+from sriov_lb_tests.tests.matrix.selection import Cell
+from sriov_lb_tests.tests.matrix.test_matrix import Outcome
+from sriov_lb_tests.verdicts import defects, record
+from sriov_lb_tests.verdicts.model import Broken, Inconclusive, KnownDefect, Verdict
+
+ROWS = selection.rows(scenario.matrix("load-balancers"))
+DIRECT = next(row for row in ROWS if row.values["vip"] == "direct")
+NORMAL = next(row for row in ROWS if row.values["vip"] == "normal")
+DOUBTFUL = next(row for row in ROWS if selection.doubtful(row.values))
+
+ALL_OF_IPV4 = (
+    "policy and wire disagree: TCP SYN from 2001:db8:113::5 may not pass (listener a (HTTP 8104) "
+    "is open to 0.0.0.0/0, and 2001:db8:113::5 is not in there), but it came through"
+)
+NOTRACK = (
+    "policy and ruleset disagree: TCP SYN from 198.51.100.9:80 to 198.51.100.7:40000 on eth2 "
+    "(state established) has to pass (established flows: what was let in goes on)"
+)
+REQUEST = "HTTP from 203.0.113.5 to 203.0.113.9 port 8104 got no answer: timed out"
+
+
+@pytest.fixture
+def test(tmp_path, monkeypatch):
+    """A test of the matrix, set up without a cloud; ``written`` is what it recorded."""
+    one = test_matrix.TestMatrix("test_load_balancer_01")
+    one.stage = SimpleNamespace(
+        registry=defects.load(), octavia_release="16.0.0", recorder=record.Recorder(tmp_path)
+    )
+    one.seen, one._evidence, one.involved = {}, [], {}
+    one.written = lambda: record.read(tmp_path)[1]
+    return one
+
+
+def failed(problems=(), findings=(), **seen):
+    cell = Cell("HTTP", "all-ipv4")
+    return Outcome(cell, Verdict.FAIL, [*problems], [*findings], seen=seen)
+
+
+def test_a_cell_is_a_known_defect_when_all_that_was_found_is(test):
+    outcome = failed([REQUEST], [ALL_OF_IPV4, NOTRACK])
+    test.judge(DIRECT, outcome)
+    (written,) = test.written()
+    assert written.verdict is Verdict.KNOWN_DEFECT
+    assert written.defect == "OCTAVIA-ALL-OF-IPV4, OCTAVIA-MEMBER-NOTRACK"
+
+
+def test_a_dead_data_path_does_not_hide_behind_a_known_finding(test):
+    outcome = failed([REQUEST], [ALL_OF_IPV4])
+    test.judge(DIRECT, outcome)
+    (written,) = test.written()
+    assert (written.verdict, written.defect) == (Verdict.FAIL, None)
+    assert written.reason.startswith(REQUEST)
+    assert "Known besides, OCTAVIA-ALL-OF-IPV4" in written.reason
+
+
+def test_a_normal_vip_has_no_known_defects(test):
+    test.judge(NORMAL, failed(findings=[ALL_OF_IPV4]))
+    assert test.written()[0].verdict is Verdict.FAIL
+
+
+def test_what_the_tests_had_to_do_is_told_and_not_judged(test):
+    outcome = failed(findings=[ALL_OF_IPV4])
+    outcome.notes.append("The load balancer was damaged and replaced.")
+    test.judge(DIRECT, outcome)
+    (written,) = test.written()
+    assert written.verdict is Verdict.KNOWN_DEFECT
+    assert written.reason.endswith("damaged and replaced.")
+
+
+def test_the_test_ends_as_the_worst_of_its_cells(test):
+    known, new = failed(findings=[ALL_OF_IPV4]), failed([REQUEST])
+    for outcome in (known, new):
+        test.judge(DIRECT, outcome)
+    with pytest.raises(KnownDefect) as caught:
+        test.conclude([Outcome(Cell("TCP", "none")), known])
+    assert caught.value.defect == "OCTAVIA-ALL-OF-IPV4"
+    with pytest.raises(Broken, match="got no answer") as caught:
+        test.conclude([known, new])
+    assert not isinstance(caught.value, KnownDefect)
+    with pytest.raises(Inconclusive):
+        test.conclude([Outcome(Cell("TCP", "none"), Verdict.INCONCLUSIVE)])
+
+
+@pytest.mark.parametrize("row", [NORMAL, DIRECT])
+def test_the_verdict_of_the_test_is_that_of_its_cells(test, row):
+    outcome = failed(findings=[ALL_OF_IPV4])
+    test.judge(row, outcome)
+    promise = test_matrix.base.Promise(f"MTX-{row.number:02d}", "It serves.")
+    with pytest.raises(Broken), test._verdict(promise):
+        test.conclude([outcome])
+    cell, whole = test.written()
+    assert (cell.verdict, cell.defect) == (whole.verdict, whole.defect)
+    assert (cell.verdict is Verdict.KNOWN_DEFECT) == (row is DIRECT)
+
+
+def balancers(state, asked, deleted):
+    """What the site does with the control; ``state`` is what becomes of it."""
+
+    def wait(lb_id):
+        if state == "ERROR":
+            raise errors.ResourceFault("it went to ERROR")
+        if state == "PENDING":
+            raise errors.StuckPending("it is PENDING")
+        return SimpleNamespace(id=lb_id, provisioning_status=state)
+
+    def ask(kind, **named):
+        asked.append((kind, named["versions"], named["flavor_id"]))
+        return SimpleNamespace(id="control")
+
+    site = SimpleNamespace(
+        ask_load_balancer=ask, flavor_of=lambda kind, topology: f"{kind} {topology}"
+    )
+    return site, SimpleNamespace(wait=wait, delete=deleted.append)
+
+
+@pytest.mark.parametrize("state", ["ACTIVE", "ERROR", "PENDING"])
+def test_the_control_of_a_build_is_a_normal_one_and_asked_for_once(state):
+    asked, deleted = [], []
+    site, lbs = balancers(state, asked, deleted)
+    ground = Ground(SimpleNamespace(site=site), scenario.matrix("load-balancers"))
+    ground._made["lbs"] = lbs
+    assert [ground.normal_state(DOUBTFUL) for _ in range(2)] == [state, state]
+    assert asked == [("normal", (6,), "normal ACTIVE_STANDBY")] and deleted == ["control"]
+    ground.normal_state(DIRECT)
+    assert asked[1:] == [("normal", DIRECT.versions, f"normal {DIRECT.values['topology']}")]
+
+
+def ground(normal, said="it went to ERROR"):
+    def wait(lb_id):
+        raise errors.ResourceFault(said)
+
+    return SimpleNamespace(lbs=SimpleNamespace(wait=wait), normal_state=lambda row: normal)
+
+
+def build(test, monkeypatch, row, normal="ACTIVE", said="it went to ERROR"):
+    """The verdicts of the cells of a load balancer that fails to be built."""
+    monkeypatch.setattr(test_matrix.TestMatrix, "_ground", ground(normal, said))
+    outcomes = [Outcome(cell) for cell in row.cells]
+    with pytest.raises((Broken, errors.ResourceFault)) as caught:
+        test.built(Balancer(test.ground, row, SimpleNamespace(id="x")), outcomes)
+    for outcome in outcomes:
+        outcome.verdict = test_matrix.base.classify(caught.value)
+        outcome.problems.append(f"{row}: {caught.value}")
+        test.judge(row, outcome)
+    return {(one.verdict, one.defect) for one in test.written()}
+
+
+def test_a_pair_on_ipv6_that_cannot_be_built_is_known(test, monkeypatch):
+    found = build(test, monkeypatch, DOUBTFUL)
+    assert found == {(Verdict.KNOWN_DEFECT, "OCTAVIA-IPV6-PAIR")}
+
+
+def test_not_when_a_normal_one_fails_too(test, monkeypatch):
+    assert build(test, monkeypatch, DOUBTFUL, "ERROR") == {(Verdict.FAIL, None)}
+
+
+@pytest.mark.parametrize("row", [DIRECT, NORMAL])
+def test_another_one_that_cannot_be_built_is_news(test, monkeypatch, row):
+    assert build(test, monkeypatch, row) == {(Verdict.FAIL, None)}
+
+
+def test_a_full_cloud_is_nobodys_defect(test, monkeypatch):
+    found = build(test, monkeypatch, DOUBTFUL, said="No valid host was found")
+    assert found == {(Verdict.ERROR, None)}
