@@ -62,8 +62,15 @@ def command(open_all: Open, where_options: Callable) -> click.Command:
         show_default=True,
         help="Looks without a fault first: none may raise an alarm.",
     )
+    @click.option(
+        "--hold",
+        type=click.FloatRange(min=1),
+        default=None,
+        metavar="SECONDS",
+        help="Run no test: put the one fault of --only in for that long, for whoever looks.",
+    )
     @where_options
-    def mutants(show, restore, force, loadbalancer, yes, out, only, clean_repeats, **options):
+    def mutants(show, restore, force, loadbalancer, yes, out, only, clean_repeats, hold, **options):
         """Seed faults into a live load balancer and see whether the tests catch them.
 
         Each fault goes into the rules of one amphora, the tests run, the rules are put back word
@@ -95,10 +102,19 @@ def command(open_all: Open, where_options: Callable) -> click.Command:
                 "whose firewall would be open or shut meanwhile.",
                 remedy="Take a load balancer that nobody needs, and add --yes.",
             )
+        if hold and len(wanted) != 1:
+            raise errors.ConfigurationError(
+                f"--hold puts one fault in, and {len(wanted)} are named.",
+                remedy="Name one with --only.",
+            )
         signal.signal(signal.SIGTERM, _terminated)
         with ExitStack() as stack:
             found = open_all(loadbalancer, stack, out / "captures", **options)
-            sys.exit(run(found, wanted, out, clean_repeats, options))
+            here = prepared(found, out, options)
+            if hold:
+                here.hold(wanted[0], hold)
+                return
+            sys.exit(run(here, wanted, out, clean_repeats))
 
     return mutants
 
@@ -121,10 +137,12 @@ def _wanted(only):
     return tuple(known[name] for name in only) or ALL
 
 
-def run(found: Any, wanted, out: Path, clean_repeats: int, options) -> int:
-    """Every fault; the exit status."""
-    from rich.console import Console
+def prepared(found: Any, out: Path, options) -> Any:
+    """A run on what was opened.
 
+    :raises GuestUnreachable: not every amphora can be entered.
+    :raises ResourceMissing: there is none, or none has the VIP.
+    """
     from sriov_lb_tests.mutants.run import Run
     from sriov_lb_tests.mutants.testing import Subjects
 
@@ -151,8 +169,7 @@ def run(found: Any, wanted, out: Path, clean_repeats: int, options) -> int:
     }
     on = Subjects(policies, found.seats, holder, vantage, found.reach)
     here = Run(on, out, ways=ways, say=lambda text: click.echo(text, err=True))
-    matrix = here.matrix
-    matrix.facts.update(
+    here.matrix.facts.update(
         {
             "load balancer": subject.name,
             "listeners": "; ".join(
@@ -164,6 +181,14 @@ def run(found: Any, wanted, out: Path, clean_repeats: int, options) -> int:
             "started": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         }
     )
+    return here
+
+
+def run(here: Any, wanted, out: Path, clean_repeats: int) -> int:
+    """Every fault; the exit status."""
+    from rich.console import Console
+
+    matrix = here.matrix
     started = time.monotonic()
     try:
         here.clean(clean_repeats)

@@ -62,7 +62,11 @@ class Change:
     :param detail: what exactly, with the rule: one sentence.
     :param listing: the ruleset with the fault in it; None leaves it alone.
     :param sysctls: kernel settings of the VIP's namespace.
+    :param repair: kernel settings under which it is not so, where it is so without any fault: the
+        test has to be silent with them first.
+    :param routes: IP versions whose forwarding it is about.
     :param rules_file: text of the rules file; None leaves it alone.
+    :param no_rules_file: there is none any more.
     :param stale_ports: TCP ports that were served once, as far as this fault pretends.
     """
 
@@ -70,6 +74,9 @@ class Change:
     listing: Listing | None = None
     sysctls: Mapping[str, str] = field(default_factory=dict)
     rules_file: str | None = None
+    repair: Mapping[str, str] = field(default_factory=dict)
+    routes: tuple[int, ...] = ()
+    no_rules_file: bool = False
     stale_ports: tuple[int, ...] = ()
 
 

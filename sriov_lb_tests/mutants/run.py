@@ -95,6 +95,32 @@ class Run:
 
     def one(self, fault: Fault) -> Row:
         """One fault in, tests, fault out."""
+        found = self._aim(fault)
+        if found is None:
+            return Row(fault, Result.NOT_APPLICABLE)
+        return self._seeded(fault, *found)
+
+    def hold(self, fault: Fault, seconds: float) -> str:
+        """One fault in, nothing for a while, fault out; for whoever looks meanwhile.
+
+        :return: what was done.
+        :raises ResourceMissing: this load balancer's rules have nothing for it.
+        """
+        found = self._aim(fault)
+        if found is None:
+            raise errors.ResourceMissing(
+                f"The rules of the load balancer have nothing for the fault {fault.id}.",
+                remedy="`sriov-lb mutants --list` says what each is about.",
+            )
+        seat, seeder, target, change = found
+        with seeder.seeded(fault.id, target.listing, change):
+            seeder.set(change.sysctls)
+            self.say(f"{fault.id} is in {seat} for {seconds:.0f} s: {change.detail}")
+            time.sleep(seconds)
+        return change.detail
+
+    def _aim(self, fault: Fault) -> tuple[Seat, Seeder, Target, Change] | None:
+        """Where a fault goes and what it is there; None when there is nothing for it."""
         for seat in (self.on.holder, self.backup):
             if seat is None:
                 continue
@@ -111,21 +137,27 @@ class Run:
                 break
             change = fault.make(target)
             if change is not None:
-                return self._seeded(fault, seat, seeder, target, change)
-        return Row(fault, Result.NOT_APPLICABLE)
+                return seat, seeder, target, change
+        return None
 
     def _seeded(
         self, fault: Fault, seat: Seat, seeder: Seeder, target: Target, change: Change
     ) -> Row:
+        if change.routes and not self.tests.applies(Test.FORWARDING):
+            return Row(fault, Result.NOT_APPLICABLE, detail=change.detail)
         started = time.monotonic()
         differs, broken, sendable = self._read(seat, target, change, fault)
         try:
             with self._flows() as contexts:
                 with seeder.seeded(fault.id, target.listing, change):
+                    if change.repair:
+                        self._repaired(change)
+                        seeder.set(change.sysctls)
                     found = self.tests.everything(
                         contexts,
                         stale_ports=change.stale_ports,
                         disk=change.listing is None,
+                        routes=change.routes,
                     )
         except errors.NotRestored:
             raise
@@ -142,6 +174,16 @@ class Run:
             applicable=found,
             seconds=time.monotonic() - started,
         )
+
+    def _repaired(self, change: Change) -> None:
+        """Without the fault the test that has to catch it is silent.
+
+        :raises ControlFailed: it is not.
+        """
+        found = self.tests.forwarding(change.routes)
+        for text in (*found.alarms, *found.unclear):
+            settings = ", ".join(f"{name} = {value}" for name, value in change.repair.items())
+            raise errors.ControlFailed(f"With {settings} nothing is different: {text}")
 
     def _read(self, seat: Seat, target: Target, change: Change, fault: Fault):
         """What the change means by the proof: differs, breaks a promise, a witness can be sent."""

@@ -169,7 +169,7 @@ class Seeder:
     # in and out
 
     def seed(self, fault: str, before: Listing, change: Change) -> None:
-        """Put a fault in.
+        """Put a fault in; where it has a repair, that one first, and :meth:`set` does the rest.
 
         :param before: what is there, as :meth:`listing` read it.
         :raises CommandFailed: nft refuses it; nothing is changed then.
@@ -178,7 +178,8 @@ class Seeder:
         self.saved.touched = [
             what
             for what, is_so in (
-                ("settings", bool(change.sysctls)), ("file", change.rules_file is not None)
+                ("settings", bool(change.sysctls)),
+                ("file", change.rules_file is not None or change.no_rules_file),
             )
             if is_so
         ]  # fmt: skip
@@ -187,12 +188,19 @@ class Seeder:
             commands = transaction(before, change.listing)
             if commands["nftables"]:
                 self.amphora.nft("-j", "-f", "-", input=json.dumps(commands))
-        for name, value in change.sysctls.items():
-            self.amphora.within("sysctl", "-q", "-w", f"{name}={value}")
+        self.set(change.repair or change.sysctls)
         if change.rules_file is not None and self._file is not None:
             self._write_file(change.rules_file)
+        if change.no_rules_file and self._file is not None:
+            # Aside, not away: owner and mode stay.
+            self.amphora.host.run(["mv", self._file, self._aside], root=True)
         self.saved.applied = self._plain()
         self.saved.write(self.path)
+
+    def set(self, settings: Mapping[str, str]) -> None:
+        """Change kernel settings, between :meth:`seed` and the :meth:`restore` that undoes it."""
+        for name, value in settings.items():
+            self.amphora.within("sysctl", "-q", "-w", f"{name}={value}")
 
     def restore(self, *, force: bool = False) -> None:
         """Put everything back as it was, and prove it.
@@ -217,8 +225,10 @@ class Seeder:
             for name in sorted(self.saved.settings, key=lambda n: ".all." not in n):
                 if self._settings() == self.saved.settings:
                     break
-                self.amphora.within("sysctl", "-q", "-w", f"{name}={self.saved.settings[name]}")
+                self.set({name: self.saved.settings[name]})
         if "file" in self.saved.touched and self.saved.rules_file is not None:
+            back = f'[ ! -e "{self._aside}" ] || mv "{self._aside}" "{self._file}"'
+            self.amphora.host.run(["sh", "-c", back], root=True)
             self._write_file(self.saved.rules_file)
         self._prove()
         self.path.unlink(missing_ok=True)
@@ -245,6 +255,11 @@ class Seeder:
             yield
         finally:
             self.restore()
+
+    @property
+    def _aside(self) -> str:
+        """Where the rules file is while there is none."""
+        return f"{self._file}.aside"
 
     def _write_file(self, text: str) -> None:
         # Into the file itself: owner and mode stay.

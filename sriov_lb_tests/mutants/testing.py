@@ -214,7 +214,7 @@ class Tests:
                     self._contexts[version] = made
         self.wanted_requests = self.answered() if subjects.vantage is not None else []
         self._counter: _Counter | None = None
-        #: What it passes on without any fault: then nothing more can be learned from that.
+        #: What it passes on without any fault: then only a repair can show whether that is seen.
         self.routes = self.forwarding().alarms if self._contexts else []
 
     def applicable(self) -> set[Test]:
@@ -225,12 +225,14 @@ class Tests:
             if self.wanted_requests:
                 found.add(Test.REQUESTS)
             if self._contexts:
-                found |= {Test.FLOWS, Test.CATALOGUE}
-                if not self.routes:
-                    found.add(Test.FORWARDING)
+                found |= {Test.FLOWS, Test.CATALOGUE, Test.FORWARDING}
             if 6 in self._contexts:
                 found.add(Test.NEIGHBOURS)
         return found
+
+    def applies(self, test: Test) -> bool:
+        """Whether a column can say anything here."""
+        return test in self.applicable()
 
     # static
 
@@ -427,13 +429,13 @@ class Tests:
                     out.unclear.append(str(finding))
         return found
 
-    def forwarding(self) -> Outcome:
+    def forwarding(self, versions: Sequence[int] = (4, 6)) -> Outcome:
         """A packet for somebody else, given to the amphora's MAC: does it come out again?"""
         out, vantage = Outcome(), self.on.vantage
         self.interfaces(self.on.holder)
         mac = self._interfaces[self.on.holder.id][self.on.policy.vip_interface].mac
         for version in self._contexts:
-            pair = self._pair(version)
+            pair = self._pair(version) if version in versions else None
             if pair is None:
                 continue
             source, target = pair
@@ -477,19 +479,28 @@ class Tests:
         return None if other is None else (own, other)
 
     def everything(
-        self, contexts: dict[int, Context], *, stale_ports: Sequence[int] = (), disk: bool = True
+        self,
+        contexts: dict[int, Context],
+        *,
+        stale_ports: Sequence[int] = (),
+        disk: bool = True,
+        routes: Sequence[int] = (),
     ) -> Outcomes:
-        """Every column that applies."""
+        """Every column that applies.
+
+        :param routes: IP versions whose forwarding is the fault; by default it is asked about where
+            nothing is forwarded without any.
+        """
         rulesets = self.rulesets()
         found: Outcomes = {Test.PROOF: self.proof(rulesets)}
         if disk and self.on.rules_file:
             found[Test.DISK] = self.disk()
         if self.on.vantage is not None:
             with self._counted():
-                self._on_the_wire(found, rulesets, contexts, stale_ports)
+                self._on_the_wire(found, rulesets, contexts, stale_ports, routes)
         return found
 
-    def _on_the_wire(self, found: Outcomes, rulesets, contexts, stale_ports) -> None:
+    def _on_the_wire(self, found: Outcomes, rulesets, contexts, stale_ports, routes) -> None:
         found.update(self.agreement(rulesets, stale_ports))
         if self.wanted_requests:
             found[Test.REQUESTS] = self.requests()
@@ -499,8 +510,8 @@ class Tests:
                 asked = self.solicitation()
                 found[Test.NEIGHBOURS].alarms[:0] = asked.alarms
                 found[Test.NEIGHBOURS].unclear += asked.unclear
-            if not self.routes:
-                found[Test.FORWARDING] = self.forwarding()
+            if routes or not self.routes:
+                found[Test.FORWARDING] = self.forwarding(routes or tuple(self._contexts))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

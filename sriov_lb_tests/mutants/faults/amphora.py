@@ -67,9 +67,13 @@ def _forwarding(version: int):
     name = FORWARDING_SETTING[version]
 
     def make(target: Target) -> Change | None:
-        if version not in target.versions() or target.settings.get(name) != "0":
-            return None  # unknown, or so already
-        return Change(f"{name} = 1", None, {name: "1"})
+        now = target.settings.get(name)
+        if version not in target.versions() or now is None:
+            return None
+        # Octavia's amphorae forward without any fault: then what the fault changes is the repair.
+        repair = {} if now == "0" else {name: "0"}
+        detail = f"{name} = 1{', after it was 0' if repair else ''}"
+        return Change(detail, sysctls={name: "1"}, repair=repair, routes=(version,))
 
     return make
 
@@ -78,9 +82,15 @@ def _file(text: str, detail: str):
     def make(target: Target) -> Change | None:
         if target.rules_file is None or target.vip_chain is None:
             return None
-        return Change(detail, None, {}, text)
+        return Change(detail, rules_file=text)
 
     return make
+
+
+def _no_file(target: Target) -> Change | None:
+    if target.rules_file is None or target.vip_chain is None:
+        return None
+    return Change("there is no rules file", no_rules_file=True)
 
 
 EMPTY_TABLE = "table inet amphora_table {}\n"
@@ -114,6 +124,8 @@ FAULTS: tuple[Fault, ...] = (
     # what a reboot would load
     Fault("file-empty", "the rules file is empty: the next reboot opens everything", (DISK,),
           _file("", "the rules file is empty"), unseen="it matters at the next reboot"),
+    Fault("file-missing", "the rules file is gone: the next reboot opens everything", (DISK,),
+          _no_file, unseen="it matters at the next reboot"),
     Fault("file-no-chain", "the rules file has a table and no rule", (DISK,),
           _file(EMPTY_TABLE, "the rules file has an empty table"),
           unseen="it matters at the next reboot"),

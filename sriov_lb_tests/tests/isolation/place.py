@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where isolation is looked at: a pair between two networks, and hosts on both of them.
+"""Where isolation is looked at: amphorae between two networks, and hosts on both of them.
 
-An ACTIVE_STANDBY load balancer whose VIPs are on VFs, with a member on a network of its own; a
-client on a VF of the VIP network and a host on the member network, both of which may send any
-frame. In each amphora sit further vantages, that only listen.
+A client on a VF of the VIP network and a host on the member network, both of which may send any
+frame. Between them an ACTIVE_STANDBY load balancer whose VIPs *and* member ports are on VFs: no
+security group stands before either, so what does not get through was stopped by the amphora. Beside
+it one with a normal member port, for what is sent that way. In each amphora sit further vantages,
+that only listen.
 """
 
 from __future__ import annotations
@@ -29,15 +31,21 @@ PORT, MEMBER_PORT = 80, 8000
 #: What an amphora may serve beside listeners: ssh, metrics of haproxy, stick tables, the agent.
 PRIVATE_PORTS = (22, 1025, 9101, 9102, 9443)
 
+#: And over UDP: name service, DHCP client, time, heartbeats.
+PRIVATE_UDP = (53, 68, 123, 323, 546, 5555)
+
+#: The first version of the API in which members may be on VFs.
+MEMBER_SRIOV = (2, 30)
+
 
 @dataclass
 class Inside:
-    """One amphora of the pair.
+    """One amphora.
 
     :param vip_side, member_side: its interfaces in haproxy's namespace.
     :param mgmt: its address on the management network.
     :param base: its own address on the VIP network.
-    :param ports: TCP ports on which anything listens in it, listeners left out.
+    :param ports, udp_ports: on which anything listens in it, the listener left out.
     """
 
     amphora: Amphora
@@ -47,6 +55,7 @@ class Inside:
     vip_side: Interface
     member_side: Interface
     ports: tuple[int, ...]
+    udp_ports: tuple[int, ...]
 
     def addresses(self, interface: Interface, version: int) -> list[str]:
         """Addresses of an interface, without link-local ones."""
@@ -56,60 +65,36 @@ class Inside:
             if one.version == version and not one.ip.is_link_local
         ]
 
+    def every_address(self, interface: Interface, version: int) -> list[str]:
+        """The same with link-local ones, last."""
+        found = [str(one.ip) for one in interface.addresses if one.version == version]
+        return sorted(found, key=lambda text: ipaddress.ip_address(text).is_link_local)
+
 
 @dataclass
-class Place:
-    """See the module."""
+class Hosts:
+    """The hosts on both sides."""
 
     stage: stage.Stage
     _made: dict[str, Any] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
 
     @property
-    def site(self) -> Any:
-        return self.stage.site
-
-    @property
     def scene(self) -> scene.Scene:
         return scene.of(self.stage)
-
-    @property
-    def versions(self) -> tuple[int, ...]:
-        return tuple(v for v in (4, 6) if v in self.site.vip_net.subnets)
 
     @once
     def asked(self) -> dict[str, Any]:
         """Asked for and not yet waited for."""
-        flavor = self.site.flavor_of("sriov", topology="ACTIVE_STANDBY")
         return {
-            "lb": self.site.ask_load_balancer(
-                "sriov", versions=self.versions, flavor_id=flavor, what="isolation"
-            ),
             "guests": self.scene.guests,
-            "member": self.site.ask_member(90, "own", port_security=False),
+            "member": self.stage.site.ask_member(90, "own", port_security=False),
         }
-
-    @once
-    def lb(self) -> Any:
-        """The load balancer, with its listener and a member of each IP version."""
-        lbs, member = self.site.lbs, self.member
-        lb = lbs.wait(self.asked["lb"].id)
-        pool = lbs.create_pool(lb, protocol="HTTP", what="isolation-pool")
-        for version, subnet in sorted(self.site.member_net.subnets.items()):
-            lbs.add_member(
-                lb,
-                pool,
-                address=member.addresses(MEMBER, version)[0],
-                port=MEMBER_PORT,
-                subnet_id=subnet.id,
-            )
-        lbs.create_listener(lb, protocol="HTTP", port=PORT, default_pool_id=pool.id)
-        return lb
 
     @once
     def member(self) -> Any:
         """The host on the member network; it serves HTTP."""
-        return self.site.await_guest(self.asked["member"])
+        return self.stage.site.await_guest(self.asked["member"])
 
     @once
     def member_host(self) -> SshHost:
@@ -132,6 +117,58 @@ class Place:
         """The client's place on the VIP network, with an agent of its own: its next hop changes."""
         return self.scene.vantage(self.client.guest, self.client.host, "vip")
 
+
+@dataclass
+class Place:
+    """A load balancer between the hosts.
+
+    :param direct: whether its member ports are on VFs, where the API knows how.
+    """
+
+    stage: stage.Stage
+    hosts: Hosts
+    topology: str
+    what: str
+    direct: bool
+    _made: dict[str, Any] = field(default_factory=dict)
+    _failures: dict[str, Exception] = field(default_factory=dict)
+
+    @property
+    def site(self) -> Any:
+        return self.stage.site
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        return tuple(v for v in (4, 6) if v in self.site.vip_net.subnets)
+
+    @once
+    def asked(self) -> Any:
+        """The load balancer, asked for and not yet waited for."""
+        flavor = self.site.flavor_of("sriov", topology=self.topology, member_sriov=self.direct)
+        return self.site.ask_load_balancer(
+            "sriov", versions=self.versions, flavor_id=flavor, what=self.what
+        )
+
+    @once
+    def lb(self) -> Any:
+        """The load balancer, with its listener and a member of each IP version."""
+        lbs, asked, _ = self.site.lbs, self.asked, self.hosts.asked
+        member = self.hosts.member
+        lb = lbs.wait(asked.id)
+        pool = lbs.create_pool(lb, protocol="HTTP", what=f"{self.what}-pool")
+        for version, subnet in sorted(self.site.member_net.subnets.items()):
+            lbs.add_member(
+                lb,
+                pool,
+                address=member.addresses(MEMBER, version)[0],
+                port=MEMBER_PORT,
+                subnet_id=subnet.id,
+                request_sriov=True if self.direct else None,
+            )
+        lbs.create_listener(lb, protocol="HTTP", port=PORT, default_pool_id=pool.id)
+        _ = self.hosts.member_host
+        return lb
+
     def vip(self, version: int) -> str:
         """The VIP of an IP version."""
         lb = self.lb
@@ -139,15 +176,15 @@ class Place:
         return next(a for a in addresses if (":" in a) == (version == 6))
 
     @once
-    def pair(self) -> tuple[Inside, ...]:
-        """The amphorae; the one that holds the VIPs comes first.
+    def amphorae(self) -> tuple[Inside, ...]:
+        """Its amphorae; the one that holds the VIPs comes first.
 
         :raises ControlFailed: an amphora has no interface on the member network, or nobody holds
             the VIPs.
         """
         vips = {self.vip(version) for version in self.versions}
         found = []
-        for amphora, host in self.scene.amphorae(self.lb):
+        for amphora, host in self.hosts.scene.amphorae(self.lb):
             inside = Amphora(host)
             interfaces = inside.interfaces()
             others = [name for name in interfaces if name not in ("lo", inside.vip_interface)]
@@ -164,7 +201,10 @@ class Place:
                     base=amphora.vrrp_ip,
                     vip_side=interfaces[inside.vip_interface],
                     member_side=interfaces[others[0]],
-                    ports=_ports(inside, host),
+                    ports=tuple(
+                        sorted((_listening(inside, "t") | set(PRIVATE_PORTS)) - {PORT})
+                    ),
+                    udp_ports=tuple(sorted(_listening(inside, "u") | set(PRIVATE_UDP))),
                 )
             )
         found.sort(key=lambda one: not vips & {str(a.ip) for a in one.vip_side.addresses})
@@ -187,13 +227,31 @@ class Place:
             self._made[key] = vantage
         return self._made[key]
 
+    # --- what Neutron says of an amphora's ports ---
 
-def _ports(inside: Amphora, host: SshHost) -> tuple[int, ...]:
-    """TCP ports that anything listens on in either namespace, and those it may be given."""
-    within = inside.within("ss", "-Hltn").stdout
-    outside = host.run(["ss", "-Hltn"], root=True).stdout
-    found = {int(m) for m in re.findall(r":(\d+)\s+\S+:\*", within + outside)}
-    return tuple(sorted((found | set(PRIVATE_PORTS)) - {PORT}))
+    def port(self, interface: Interface, network: Any) -> Any:
+        """The port behind an interface of an amphora."""
+        admin = self.stage.clouds.by("admin")
+        (found,) = admin.network.ports(mac_address=interface.mac, network_id=network.id)
+        return found
+
+    def eaten(self, interface: Interface, network: Any) -> str:
+        """Who stopped what never came to an interface of an amphora, as far as that is known."""
+        if self.port(interface, network).binding_vnic_type == "normal":
+            side = "member" if network.id == self.site.member_net.id else "VIP"
+            return f"the security group of its {side} port, not the amphora, stopped it"
+        return "it was lost on the way, and what the amphora would have done is not known"
+
+
+def _listening(inside: Amphora, kind: str) -> set[int]:
+    """Ports that anything has open in either namespace.
+
+    :param kind: ``t`` for TCP, ``u`` for UDP.
+    """
+    command = ["ss", f"-Hln{kind}"]
+    text = inside.within(*command).stdout + inside.host.run(command, root=True).stdout
+    # The local address comes before the peer's, which has "*" for its port.
+    return {int(number) for number in re.findall(r":(\d+)\s+\S+:\*", text)}
 
 
 @contextmanager
@@ -210,9 +268,24 @@ def version_of(address: str) -> int:
     return ipaddress.ip_address(address).version
 
 
-_places: dict[int, Place] = {}
+_hosts: dict[int, Hosts] = {}
+_places: dict[tuple[int, str], Place] = {}
 
 
-def of(on: stage.Stage) -> Place:
-    """The place of a stage."""
-    return _places.setdefault(id(on), Place(on))
+def hosts(on: stage.Stage) -> Hosts:
+    """The hosts of a stage."""
+    return _hosts.setdefault(id(on), Hosts(on))
+
+
+def pair(on: stage.Stage) -> Place:
+    """The pair with VFs on both sides."""
+    made = Place(
+        on, hosts(on), "ACTIVE_STANDBY", "isolation", direct=on.api_version >= MEMBER_SRIOV
+    )
+    return _places.setdefault((id(on), made.what), made)
+
+
+def behind_a_normal_port(on: stage.Stage) -> Place:
+    """One amphora with a VF towards clients and a normal port towards members."""
+    made = Place(on, hosts(on), "SINGLE", "isolation-normal", direct=False)
+    return _places.setdefault((id(on), made.what), made)

@@ -6,6 +6,7 @@ A client and something that plays the amphora of a pair that holds the VIP: Octa
 rules in another namespace, which no packet reaches.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -20,7 +21,7 @@ from sriov_lb_tests import errors
 from sriov_lb_tests.agreement import Reach, Seat, Subject
 from sriov_lb_tests.amphora import Amphora
 from sriov_lb_tests.mutants import seeding
-from sriov_lb_tests.mutants.fault import Target, Test
+from sriov_lb_tests.mutants.fault import FORWARDING_SETTING, Fault, Target, Test
 from sriov_lb_tests.mutants.faults import ALL
 from sriov_lb_tests.mutants.matrix import Result
 from sriov_lb_tests.mutants.run import Run
@@ -171,6 +172,48 @@ def test_and_afterwards_neither(run, text, tmp_path):
     run.matrix.write(tmp_path)
 
 
+@pytest.fixture
+def forwards(bed, inside):
+    """The amphora passes packets on without any fault, as Octavia's do."""
+    names = FORWARDING_SETTING.values()
+    for name in names:
+        inside.within("sysctl", "-q", "-w", f"{name}=1")
+    yield names
+    for name in names:
+        inside.within("sysctl", "-q", "-w", f"{name}=0")
+
+
+def test_forwarding_is_switched_off_first_where_it_is_on(run, inside, text, forwards, tmp_path):
+    here = Run(run.on, tmp_path, say=print)
+    assert here.tests.routes and here.look() == []
+    for name in ("forwarding-v4", "forwarding-v6"):
+        row = here.one(FAULTS[name])
+        assert row.result is Result.CAUGHT and row.wanted == (Test.FORWARDING,), row.why
+        assert "after it was 0" in row.detail and "it routes" in row.sentence
+    assert "forwarding" in here.matrix.table()[0]
+    for name in forwards:
+        assert "= 1" in inside.within("sysctl", name).stdout
+
+
+def test_a_repair_that_repairs_nothing_is_no_proof(run, inside, text, forwards, tmp_path):
+    here = Run(run.on, tmp_path, say=print)
+    fault = FAULTS["forwarding-v4"]
+    found = here._aim(fault)
+    change = dataclasses.replace(found[3], repair={"net.ipv4.conf.eth1.proxy_arp": "0"})
+    row = here._seeded(fault, *found[:3], change)
+    assert row.result is Result.UNCLEAR and "nothing is different" in row.why
+
+
+def test_a_fault_can_be_held_for_others_to_look(run, inside, text, tmp_path):
+    seen = []
+    here = Run(run.on, tmp_path, say=lambda line: seen.append((line, inside.nft("list ruleset"))))
+    assert here.hold(FAULTS["policy-accept"], 0.1)
+    ((line, ruleset),) = seen
+    assert "policy-accept is in amphora amphora-1" in line and "policy accept" in ruleset
+    with pytest.raises(errors.ResourceMissing, match="nothing for the fault"):
+        here.hold(Fault("none", "nothing", (), lambda target: None), 0.1)
+
+
 # --- whatever happens, it comes out again ---------------------------------------------------------
 
 
@@ -207,7 +250,9 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("name", ["ruleset-lost", "policy-accept", "forwarding-v4", "file-empty"])
+@pytest.mark.parametrize(
+    "name", ["ruleset-lost", "policy-accept", "forwarding-v4", "file-empty", "file-missing"]
+)
 def test_a_run_that_was_killed_is_put_back(bed, inside, text, tmp_path, name):
     rules = bed.rules.read_text()
     done = subprocess.run(
@@ -221,6 +266,7 @@ def test_a_run_that_was_killed_is_put_back(bed, inside, text, tmp_path, name):
         Seeder(inside, "a", tmp_path)
     Seeder.resume(inside, path, rules_file=str(bed.rules)).restore()
     assert seeding.left(tmp_path) == [] and bed.rules.read_text() == rules
+    assert [path.name for path in bed.rules.parent.glob("*.aside")] == []
     assert "= 0" in bed.within("amphora", "sysctl", "net.ipv4.conf.eth1.forwarding")
 
 

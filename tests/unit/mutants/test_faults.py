@@ -117,13 +117,22 @@ def test_a_metrics_listener_needs_loopback():
     assert any(one.clause.name == "metrics of the amphora" for one in found.too_closed)
 
 
-def test_what_is_so_already_is_no_fault(one):
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_so_already_is_repaired_first(one, version):
+    fault, name = FAULTS[f"forwarding-v{version}"], FORWARDING_SETTING[version]
+    change = fault.make(one)
+    assert (change.sysctls, change.repair, change.routes) == ({name: "1"}, {}, (version,))
     forwards = Target(one.listing, one.policy, settings=dict.fromkeys(
         FORWARDING_SETTING.values(), "1"))  # fmt: skip
-    for version in (4, 6):
-        fault = FAULTS[f"forwarding-v{version}"]
-        assert fault.make(one).sysctls == {FORWARDING_SETTING[version]: "1"}
-        assert fault.make(forwards) is None
+    change = fault.make(forwards)
+    assert (change.sysctls, change.repair) == ({name: "1"}, {name: "0"})
+    assert "after it was 0" in change.detail
+    assert fault.make(Target(one.listing, one.policy)) is None, "nobody knows how it is set"
+
+
+def test_a_rules_file_that_is_not_there_cannot_be_lost(one):
+    assert FAULTS["file-missing"].make(one).no_rules_file
+    assert FAULTS["file-missing"].make(Target(one.listing, one.policy)) is None
 
 
 def test_without_a_firewall_there_is_nothing_to_damage():
