@@ -241,7 +241,8 @@ def _compare(options: dict):
             )
         context = provision.twins(
             options["config_file"],
-            bandwidth=any(stage.engine == "iperf3" for stage in profile.stages),
+            needs=profile.needs,
+            sizes=profile.sizes,
             journals=output / "journal",
             say=_say(options),
         )
@@ -330,7 +331,7 @@ def _summary(outcome) -> str:
     lines = [outcome.analysis.sentence, ""]
     document = outcome.document
     roles = (document["targets"][side]["role"] for side in ("A", "B"))
-    rows = [("metric", *roles, "ratio (95 %)", "verdict")]
+    rows = [("metric", *roles, "ratio (95 %)", "could have seen", "verdict")]
     for metric in document["metrics"]:
         if metric["tested"]:
             rows.append(
@@ -339,10 +340,11 @@ def _summary(outcome) -> str:
                     units.quantity(metric["values"]["A"]["value"], metric["unit"]),
                     units.quantity(metric["values"]["B"]["value"], metric["unit"]),
                     units.ratio(metric["ratio"]),
+                    units.resolution(metric),
                     metric["verdict"],
                 )
             )
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join(cells).rstrip())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import errors
+from . import errors, preflight
 from .engines.base import Crew
 from .model import CANDIDATE, REFERENCE, Sample
 from .profiles import Profile
@@ -106,13 +106,15 @@ def compare(
         # Between two blocks the findings may be those of the last whole stage: intervals take
         # time, which is the run's, and the trials are all there.
         if fresh or "analysis" not in known:
+            inside = known["environment"].get("amphorae", {})
             known["analysis"] = analyse(
                 runs,
                 profile,
                 pair,
                 seed=seed,
                 complete=status == "complete",
-                twins=amphorae.equality(known["environment"].get("amphorae", {}), facts),
+                twins=amphorae.equality(inside, facts),
+                steal=amphorae.steal(inside, profile.limits.steal),
             )
         analysis = known["analysis"]
         made = document.build(
@@ -167,7 +169,7 @@ def compare(
                     Crew(pair.clients, folder.path, limits=profile.limits, web_port=web_port)
                 )
                 known["environment"] = fingerprint.take(pair, crew)
-                known["preflight"] = fingerprint.preflight(pair, crew)
+                known["preflight"], pair = preflight.look(pair, profile, crew)
                 watch = stack.enter_context(
                     amphorae.Watch(pair, folder.path / "host-keys-amphorae")
                 )

@@ -54,6 +54,20 @@ class Profile:
     optional: frozenset[str]
     source: Mapping[str, Any]
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What its stages need of a target beside its URL, by the target's own names."""
+        found = {make(stage.engine).needs for stage in self.stages}
+        if self.sizes:
+            found.add("objects")
+        return frozenset(found - {""})
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of objects that its stages ask for, bytes."""
+        asked = (stage.parameters.get("object") for stage in self.stages)
+        return tuple(sorted({size for size in asked if size is not None}))
+
     def most_seconds(self) -> float:
         """The longest this profile can take, s."""
         return START_OVERHEAD + sum(

@@ -12,7 +12,8 @@ import contextlib
 import importlib.metadata
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,12 @@ from sriov_lb_tests.cloud.site import (
     AdminSite,
     AdoptedSite,
 )
-from sriov_lb_tests.cloud.twin import Twins
-from sriov_lb_tests.errors import CloudError, ResourceFault
+from sriov_lb_tests.cloud.twin import Deployment, Twins, deploy
+from sriov_lb_tests.errors import CloudError, ResourceFault, SriovLbError
 from sriov_lb_tests.wire import origin
 from sriov_lb_tests.wire.ssh import SshHost
 
-from . import errors
+from . import errors, serving
 from .clients import Client
 from .targets import Pair, Target
 
@@ -133,13 +134,16 @@ def _configured_administrator(path: str):
 def twins(
     config_file: str | None,
     *,
-    bandwidth: bool = False,
+    needs: Collection[str] = (),
+    sizes: Collection[int] = (),
     journals: Path | None = None,
     say: Callable[[str], None],
 ) -> Iterator[Pair]:
     """Both load balancers, ACTIVE and with their member, and a client; undone at the end.
 
-    :param bandwidth: with a TCP listener for iperf3.
+    :param needs: what the profile's stages need beside a URL (``iperf3``, ``tls``, ``udp``,
+        ``objects``); what the cloud cannot have of it is told with the targets.
+    :param sizes: of the objects they ask for, bytes.
     :param journals: where the journal goes when the configuration does not say.
     :raises SriovLbError: what the cloud or a guest could not do; what was made is undone.
     """
@@ -160,7 +164,29 @@ def twins(
         kind = AdminSite if group.mode == "admin" else AdoptedSite
         site = kind(cloud_options.site_settings(group, keys), connections, ledger)
         site.require()
-        yield _built(site, group, bandwidth, stack, keys, say)
+        yield _built(site, group, Wanted(frozenset(needs), tuple(sizes)), stack, keys, say)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a profile asks for; see :func:`twins`."""
+
+    needs: frozenset[str] = frozenset()
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Served:
+    """What there is beside the plain listener, on both load balancers or on neither.
+
+    :param lacks: why something that was wanted is not there, by the name it has in a Target.
+    """
+
+    iperf3: bool = False
+    tls: bool = False
+    udp: bool = False
+    objects: Mapping[int, str] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict)
 
 
 def _undo(ledger: Ledger, connections: Clouds, group: Any, say: Callable[[str], None]) -> None:
@@ -181,13 +207,13 @@ NO_HOST = (
 )  # fmt: skip
 
 
-def _built(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
+def _built(site, group, wanted: Wanted, stack, keys: Path, say) -> Pair:
     """:func:`_build`, with Nova's refusal told as what it means here.
 
     :raises NoRoom: there is no host, or no VF free on any.
     """
     try:
-        return _build(site, group, bandwidth, stack, keys, say)
+        return _build(site, group, wanted, stack, keys, say)
     except CloudError as error:
         if any(words in str(error) for words in NO_HOST):
             raise errors.NoRoom(
@@ -201,7 +227,7 @@ def _built(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
         raise
 
 
-def _build(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
+def _build(site, group, wanted: Wanted, stack, keys: Path, say) -> Pair:
     say("asking for both load balancers, a client and a member")
     version = min(site.vip_net.subnets)
     asked = Twins.ask(site, versions=(version,), what="perf")
@@ -215,16 +241,19 @@ def _build(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
         site.await_guest(guest)
     say("client and member are up; adding listeners and the member")
     user = group.member_user or group.guest_user
-    origin.start(_host(stack, group, member, user, keys), member.name)
+    server = _host(stack, group, member, user, keys)
+    origin.start(server, member.name)
     _raise_interface(_host(stack, group, client, group.guest_user, keys), client)
-    wanted = scenario.listener_set("load-and-iperf3" if bandwidth else "load", {}, (version,))
-    both.deploy(site.lbs, wanted, [member], site.vip_net)
+    bandwidth = "iperf3" in wanted.needs
+    plain = scenario.listener_set("load-and-iperf3" if bandwidth else "load", {}, (version,))
+    made = both.deploy(site.lbs, plain, [member], site.vip_net)
+    served = _beside(site, group, wanted, made, member, server, keys, say)
     through = _jump(group)
     address = client.floating_address or client.addresses(ACCESS)[0]
     key = str(client.key.private_key) if client.key else group.guest_key_file
     return Pair(
-        reference=_target(site, group, both.normal, "normal", bandwidth),
-        candidate=_target(site, group, both.sriov, "sriov", bandwidth),
+        reference=_target(site, group, both.normal, "normal", served),
+        candidate=_target(site, group, both.sriov, "sriov", served),
         clients=(
             Client(
                 client.name,
@@ -247,6 +276,117 @@ def _build(site, group, bandwidth: bool, stack, keys: Path, say) -> Pair:
             "member_port": "normal, on the VIP network",
         },
     )
+
+
+#: The port of TERMINATED_HTTPS listeners.
+TLS_PORT = 443
+
+
+def _beside(
+    site, group: Any, wanted: Wanted, made: Sequence[Deployment], member: Guest,
+    server: SshHost, keys: Path, say,
+) -> Served:
+    """Listeners and objects that only some stages ask for.
+
+    What the cloud cannot have is left out with its reason, so that the other stages are measured;
+    whether a stage may be left out is the profile's to say.
+    """
+    objects: dict[int, str] = {}
+    lacks: dict[str, str] = {}
+    if "objects" in wanted.needs:
+        objects = serving.objects(server, wanted.sizes)
+    if "tls" in wanted.needs:
+        lacks["tls"] = _add_tls(site, group, made)
+    if "udp" in wanted.needs:
+        lacks["udp"] = _add_udp(site, group, made, member, server, keys)
+    lacks = {what: why for what, why in lacks.items() if why}
+    for why in lacks.values():
+        say(f"left out: {why}")
+    return Served(
+        iperf3="iperf3" in wanted.needs,
+        tls="tls" in wanted.needs and "tls" not in lacks,
+        udp="udp" in wanted.needs and "udp" not in lacks,
+        objects=objects,
+        lacks=lacks,
+    )  # fmt: skip
+
+
+def _add_tls(site, group: Any, made: Sequence[Deployment]) -> str:
+    """A TERMINATED_HTTPS listener on both, before the pool of the plain one; why not, if not."""
+    if not group.tls_container_ref:
+        return (
+            "no TERMINATED_HTTPS listener was made: [sriov_lb] tls_container_ref names no "
+            "certificate"
+        )
+
+    def add(deployment: Deployment) -> None:
+        site.lbs.create_listener(
+            deployment.lb,
+            protocol="TERMINATED_HTTPS",
+            port=TLS_PORT,
+            default_pool_id=deployment.pools["web"].id,
+            what="listener-tls",
+            default_tls_container_ref=group.tls_container_ref,
+        )
+
+    return _on_both(site, made, add, "TERMINATED_HTTPS", TLS_PORT)
+
+
+def _add_udp(
+    site, group: Any, made: Sequence[Deployment], member: Guest, server: SshHost, keys: Path
+) -> str:
+    """A UDP listener on both, before an echo on the member; why not, if not."""
+    why = _without_ip_vs(site, group, made, keys)
+    if why:
+        return why
+    serving.echo(server)
+    version = min(site.vip_net.subnets)
+    wanted = scenario.listener_set("echo", {}, (version,))
+
+    def add(deployment: Deployment) -> None:
+        deploy(site.lbs, deployment.lb, wanted, [member], site.vip_net)
+
+    return _on_both(site, made, add, "UDP", wanted.listener("echo").port)
+
+
+def _on_both(
+    site, made: Sequence[Deployment], add: Callable[[Deployment], None], protocol: str, port: int
+) -> str:
+    """Add a listener to both load balancers, or to neither: the twins are to stay equal.
+
+    :return: why it is on neither; "" when it is on both.
+    :raises CloudError: what was made could not be taken away again.
+    """
+    try:
+        for deployment in made:
+            add(deployment)
+    except (CloudError, sdk.HttpException) as error:
+        for deployment in made:
+            for listener in site.lbs.listeners(deployment.lb):
+                if listener.protocol_port == port:
+                    site.lbs.delete_listener(deployment.lb, listener)
+        return f"no {protocol} listener could be made ({getattr(error, 'message', error)})"
+    return ""
+
+
+def _without_ip_vs(site, group: Any, made: Sequence[Deployment], keys: Path) -> str:
+    """Why no UDP listener can be had: the kernel of an amphora has no ip_vs. "" when all have it,
+    and where nobody may look inside (then Octavia is asked for one)."""
+    # Loaded, or there to be loaded: keepalived does that when it is asked for a virtual server.
+    look = "test -e /proc/net/ip_vs || modprobe --dry-run --quiet ip_vs"
+    for deployment in made:
+        for client in _inside(site, group, deployment.lb):
+            try:
+                with contextlib.closing(client.open(keys / "pins-amphorae")) as host:
+                    found = host.run(["sh", "-c", look], check=False, root=True)
+            except SriovLbError as error:
+                return f"no UDP listener was made: {error.message}"
+            if found.status:
+                return (
+                    "no UDP listener was made: the kernel of the amphora "
+                    f"{client.where} has no ip_vs"
+                )
+    return ""
 
 
 def _substrate(group: Any) -> str:
@@ -307,38 +447,46 @@ def _raise_interface(host: SshHost, client: Guest) -> None:
     host.run(["ip", "link", "set", found[0], "up"], root=True)
 
 
-def _target(site, group: Any, lb, role: str, bandwidth: bool) -> Target:
+def _target(site, group: Any, lb, role: str, served: Served) -> Target:
     facts: dict[str, Any] = {"load balancer": lb.id, "flavor": lb.flavor_id}
-    amphorae = _amphorae(site, lb)
     hosts = {}
-    for amphora in amphorae:
+    for amphora in _amphorae(site, lb):
         facts[f"amphora {amphora.role.lower()}"] = amphora.id
         facts["image"] = getattr(amphora, "image_id", None)
         hosts[amphora.id] = _compute_host(site, amphora)
     if any(hosts.values()):
         facts["host"] = ", ".join(str(host or "not told") for host in hosts.values())
-    inside = ()
-    if group.amphora_ssh:
-        jump = _jump(group) if group.amphora_connect_method == "jump" else None
-        inside = tuple(
-            Client(
-                amphora.role.lower(),
-                "ssh",
-                amphora.lb_network_ip,
-                user=group.amphora_user,
-                key_file=group.amphora_key_file,
-                jump=jump,
-            )
-            for amphora in amphorae
-        )
     address = f"[{lb.vip_address}]" if ":" in lb.vip_address else lb.vip_address
     return Target(
         role,
         f"http://{address}/",
         large=origin.LARGE,
-        iperf3=(lb.vip_address, origin.IPERF_PORT) if bandwidth else None,
+        iperf3=(lb.vip_address, origin.IPERF_PORT) if served.iperf3 else None,
+        tls=f"https://{address}:{TLS_PORT}/" if served.tls else None,
+        udp=(lb.vip_address, serving.ECHO_PORT) if served.udp else None,
+        objects=served.objects,
+        lacks=served.lacks,
         facts=facts,
-        amphorae=inside,
+        amphorae=_inside(site, group, lb),
+    )
+
+
+def _inside(site, group: Any, lb) -> tuple[Client, ...]:
+    """How the amphorae of a load balancer are reached, the master first; none where nobody may
+    look inside."""
+    if not group.amphora_ssh:
+        return ()
+    jump = _jump(group) if group.amphora_connect_method == "jump" else None
+    return tuple(
+        Client(
+            amphora.role.lower(),
+            "ssh",
+            amphora.lb_network_ip,
+            user=group.amphora_user,
+            key_file=group.amphora_key_file,
+            jump=jump,
+        )
+        for amphora in _amphorae(site, lb)
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.resources
 import json
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ class Target:
     :param tls: URL of the same small object on a TERMINATED_HTTPS listener, or None.
     :param udp: (address, port) of a UDP listener whose members answer what they get, or None.
     :param iperf3: (address, port) of a TCP listener with iperf3 servers behind it, or None.
+    :param objects: bytes -> path of an object of exactly that size on the same listeners.
+    :param lacks: why one of these is not there, by its name here, where somebody knows.
     :param facts: whatever is known of it (load balancer id, host, flavor…).
     :param amphorae: where its haproxy runs, the master first; read for what still differs
         between the two. Empty: nothing is known of them.
@@ -48,6 +51,8 @@ class Target:
     iperf3: tuple[str, int] | None = None
     tls: str | None = None
     udp: tuple[str, int] | None = None
+    objects: Mapping[int, str] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     amphorae: tuple[Client, ...] = ()
 
@@ -65,10 +70,17 @@ class Target:
 
     @property
     def large_url(self) -> str | None:
-        if self.large is None:
-            return None
-        url = urlsplit(self.url)
-        return url._replace(path="/" + self.large.lstrip("/"), query="").geturl()
+        return None if self.large is None else at_path(self.url, self.large)
+
+    def without(self, what: str, why: str) -> Target:
+        """The same VIP without ``tls``, ``udp``, ``large`` or ``objects``, and why."""
+        nothing: Any = {} if what == "objects" else None
+        return dataclasses.replace(self, lacks={**self.lacks, what: why}, **{what: nothing})
+
+
+def at_path(url: str, path: str) -> str:
+    """Another object of the same listener."""
+    return urlsplit(url)._replace(path="/" + path.lstrip("/"), query="").geturl()
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,7 @@ def from_mapping(data: Any, origin: str) -> Pair:
             iperf3=_address(entry.get("iperf3")),
             tls=entry.get("tls"),
             udp=_address(entry.get("udp")),
+            objects={each["bytes"]: each["path"] for each in entry.get("objects", ())},
             facts=entry.get("facts", {}),
             amphorae=tuple(
                 Client.from_mapping(amphora) for amphora in entry.get("amphorae", ())

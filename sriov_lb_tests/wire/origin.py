@@ -40,7 +40,7 @@ printf '%s %s' {name} {filling} >/var/lib/sriov-lb-perf/index.html
 truncate -s 50M /var/lib/sriov-lb-perf/large
 cat >/run/sriov-lb-perf.conf
 nginx -c /run/sriov-lb-perf.conf
-if command -v iperf3 >/dev/null; then iperf3 --server --daemon --port {iperf}; fi
+if command -v iperf3 >/dev/null; then iperf3 --server --daemon --json --port {iperf}; fi
 """
 
 

@@ -20,6 +20,7 @@ PAGES = {
     "compare.html": "any two runs",
 }
 LOADS = 5
+GOAL = 1.0  # s
 
 
 def helper(name: str):
@@ -27,6 +28,10 @@ def helper(name: str):
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def reached(seconds: float) -> str:
+    return "reached" if seconds < GOAL else "missed"
 
 
 def test_a_year_of_nights_is_there_in_under_a_second(publish, tmp_path):
@@ -39,7 +44,7 @@ def test_a_year_of_nights_is_there_in_under_a_second(publish, tmp_path):
         began = time.perf_counter()
         site.publish(history, tmp_path / "site")
         written = time.perf_counter() - began
-    rows = [("the whole site, written", f"{written:.2f} s")]
+    rows = [("the whole site, written", f"{written:.2f} s", reached(written))]
     best = {}
     loaded = "performance.getEntriesByType('navigation')[0].loadEventEnd"
     with browser.Browser() as tab:
@@ -50,12 +55,14 @@ def test_a_year_of_nights_is_there_in_under_a_second(publish, tmp_path):
                 assert tab.problems() == [], name
                 times.append(tab.evaluate(loaded) / 1000)
             best[name] = sorted(times)[LOADS // 2]
-            rows.append((f"{title}, in Chromium", f"{best[name]:.2f} s"))
+            rows.append(
+                (f"{title}, in Chromium", f"{best[name]:.2f} s", reached(best[name]))
+            )
     publish(
         "perf-history-page",
         f"A year of nights, {metrics} metrics, median of {LOADS} loads",
-        ("Page", "Time"),
+        ("Page", "Time", "goal: under 1 s"),
         rows,
     )
-    assert written < 1
-    assert max(best.values()) < 1, best
+    assert written < GOAL
+    assert max(best.values()) < GOAL, best

@@ -11,6 +11,7 @@ import select
 from . import PROTOCOL
 from .closed import run_closed
 from .connect import run_connect
+from .dial import run_dial
 from .download import run_download
 from .errors import JobError
 from .facts import run_facts
@@ -78,6 +79,7 @@ JOBS = {
     "closed": run_closed,
     "open": run_open,
     "connect": run_connect,
+    "dial": run_dial,
     "download": run_download,
     "hold": run_hold,
     "udp": run_udp,

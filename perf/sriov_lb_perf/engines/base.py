@@ -14,7 +14,7 @@ from .. import errors
 from ..clients import Client, Generator
 from ..model import Health, Metric, Sample, Stage, Trial
 from ..swarm.control import Swarm
-from ..targets import Pair
+from ..targets import Pair, Target, at_path
 
 
 class Engine(Protocol):
@@ -27,6 +27,9 @@ class Engine(Protocol):
 
     #: As profiles call it.
     name: str
+
+    #: What of a :class:`~sriov_lb_perf.targets.Target` it needs beside the URL; "": nothing.
+    needs: str
 
     def metrics(self, stage: Stage) -> list[Metric]:
         """What samples of this stage will carry."""
@@ -54,6 +57,8 @@ class Limits:
     :param failed: share of failed requests (RFC 9411: 0.00001).
     :param lag: 99th percentile of a generator's own lag as a share of the reported p99.
     :param missed: share of an open-loop schedule not sent.
+    :param steady: how far the rate of a part of a closed-loop trial may be from the whole's, as
+        a share of it (RFC 9411, section 7.2.3.3: 0.05); None: it may do what it likes.
     """
 
     cpu: float = 0.90
@@ -61,6 +66,7 @@ class Limits:
     failed: float = 0.00001
     lag: float = 0.10
     missed: float = 0.001
+    steady: float | None = None
 
 
 class Crew:
@@ -150,6 +156,40 @@ class Crew:
                 mine["sources"] = list(client.sources)
             found[client.name] = mine
         return found
+
+
+def lacking(pair: Pair, what: str, words: str) -> str | None:
+    """Why a stage cannot be run that needs ``what`` of both VIPs; None when they have it.
+
+    :param words: what a user would have to name, and where.
+    """
+    without = [vip for vip in (pair.reference, pair.candidate) if not getattr(vip, what)]
+    if not without:
+        return None
+    told = dict.fromkeys(vip.lacks[what] for vip in without if what in vip.lacks)
+    if told:
+        return "; ".join(told)
+    return words.format(vips=" and ".join(vip.role for vip in without))
+
+
+def unfit_size(stage: Stage, pair: Pair) -> str | None:
+    """Why the size of object that a stage asks for cannot be had; None when it can."""
+    size = stage.parameters.get("object")
+    if size is None:
+        return None
+    for vip in (pair.reference, pair.candidate):
+        if size not in vip.objects:
+            return vip.lacks.get("objects") or (
+                f"no object of {size} bytes is known on the VIP of {vip.role} (`objects` in the "
+                "target file)"
+            )
+    return None
+
+
+def sized(url: str, stage: Stage, target: Target) -> str:
+    """``url``, or the object of the size that the stage asks for on the same listener."""
+    size = stage.parameters.get("object")
+    return url if size is None else at_path(url, target.objects[size])
 
 
 def health_of(reports: Mapping[str, Mapping], limits: Limits) -> Health:

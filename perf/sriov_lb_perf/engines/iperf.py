@@ -12,16 +12,19 @@ from collections.abc import Mapping
 from .. import errors
 from ..model import Health, Metric, Sample, Stage, Trial
 from ..targets import Pair
-from .base import Crew
+from .base import Crew, lacking
 
 
 class Bandwidth:
     """One iperf3 run per trial, from the first client to a member behind the VIP.
 
-    ``direction`` is ``up`` (client sends) or ``down``; ``flows`` parallel streams.
+    ``direction`` is ``up`` (client sends) or ``down``; ``flows`` parallel streams. The figures of
+    RFC 6349 are the sender's; where that is the member they are had only if the server there
+    prints JSON (``iperf3 --server --json``).
     """
 
     name = "iperf3"
+    needs = "iperf3"
 
     def metrics(self, stage: Stage) -> list[Metric]:
         way = {"up": "client to member", "down": "member to client"}
@@ -47,13 +50,11 @@ class Bandwidth:
         ]  # fmt: skip
 
     def unfit(self, stage: Stage, pair: Pair) -> str | None:
-        missing = [vip.role for vip in (pair.reference, pair.candidate) if not vip.iperf3]
-        if missing:
-            return (
-                f"no iperf3 listener is known on the VIP of {' and '.join(missing)} "
-                "(`iperf3` in the target file)"
-            )
-        return None
+        return lacking(
+            pair,
+            "iperf3",
+            "no iperf3 listener is known on the VIP of {vips} (`iperf3` in the target file)",
+        )
 
     def configure(self, stage: Stage, pair: Pair, crew: Crew) -> None:
         client = crew.clients[0]
@@ -73,7 +74,7 @@ class Bandwidth:
             "iperf3", "--json", "--client", address, "--port", str(port),
             "--connect-timeout", "3000", "--omit", f"{max(0, round(stage.warmup))}",
             "--time", f"{max(1, round(stage.seconds))}",
-            "--parallel", str(int(stage.parameters.get("flows", 1))),
+            "--parallel", str(int(stage.parameters.get("flows", 1))), "--get-server-output",
         ]  # fmt: skip
         if stage.parameters.get("direction", "down") == "down":
             argv.append("--reverse")
@@ -99,23 +100,28 @@ def sample_of(trial: Trial, started: float, report: Mapping, limit: float) -> Sa
     end = report["end"]
     received = end["sum_received"]
     rate = float(received["bits_per_second"])
-    share = float(end["cpu_utilization_percent"]["host_total"]) / 100
+    used = {
+        f"iperf3 {where}": float(end["cpu_utilization_percent"].get(name, 0.0)) / 100
+        for where, name in (("on the client", "host_total"), ("on the member", "remote_total"))
+    }
     sent = end["sum_sent"]
     mss = report["start"].get("tcp_mss_default") or report["start"].get("tcp_mss") or 1448
     segments = max(1.0, sent["bytes"] / mss)
     values = {"rate": rate, "efficiency": math.nan, "buffer_delay": math.nan, "rtt": math.nan}
     if "retransmits" in sent:
         values["efficiency"] = 1 - min(1.0, sent["retransmits"] / segments)
-    flows = [stream["sender"] for stream in end["streams"]]
+    flows = _senders(report)
     means = [flow["mean_rtt"] for flow in flows if flow.get("mean_rtt")]
     least = [flow["min_rtt"] for flow in flows if flow.get("min_rtt")]
     if means and least:
         mean = sum(means) / len(means)
         values["rtt"] = mean * 1e3  # iperf3 counts us
         values["buffer_delay"] = mean / min(least) - 1
-    health = Health(cpu=share)
-    if share >= limit:
-        health.bottleneck.append(f"iperf3 used {share:.0%} of its core")
+    # Both ends are the instrument: what is between them is to be the limit.
+    health = Health(cpu=max(used.values()))
+    health.bottleneck += [
+        f"{name} used {share:.0%} of its core" for name, share in used.items() if share >= limit
+    ]
     return Sample(
         trial=trial,
         started=started,
@@ -131,3 +137,12 @@ def sample_of(trial: Trial, started: float, report: Mapping, limit: float) -> Sa
             if not interval["sum"].get("omitted")
         ],
     )
+
+
+def _senders(report: Mapping) -> list[Mapping]:
+    """What the sender says of each flow: with ``--reverse`` that is the server, whose own report
+    is part of the client's when it is JSON."""
+    if report["start"].get("test_start", {}).get("reverse"):
+        report = report.get("server_output_json") or {}
+    streams = report.get("end", {}).get("streams", ())
+    return [stream["sender"] for stream in streams if "sender" in stream]

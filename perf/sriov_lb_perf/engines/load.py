@@ -14,8 +14,11 @@ from .base import (
     failures,
     generator_faults,
     health_of,
+    lacking,
     members,
     percentile_metrics,
+    sized,
+    unfit_size,
 )
 
 
@@ -23,15 +26,17 @@ class _Swarmed:
     """What the engines here share: one job for all workers, one sample from their reports."""
 
     name = ""
+    needs = ""
 
     def unfit(self, stage: Stage, pair: Pair) -> str | None:
-        return None
+        return unfit_size(stage, pair)
 
     def configure(self, stage: Stage, pair: Pair, crew: Crew) -> None:
         _ = crew.swarm  # starting it takes seconds, which are not to be a trial's
 
     def _url(self, trial: Trial, pair: Pair) -> str:
-        return pair.side(trial.side).url
+        target = pair.side(trial.side)
+        return sized(target.url, trial.stage, target)
 
     def _run(self, trial: Trial, pair: Pair, crew: Crew, job: dict, shared: dict):
         stage = trial.stage
@@ -63,18 +68,20 @@ class _Swarmed:
         good = sum(each[what] for each in reports.values())
         failed = failures(reports.values())
         health = health_of(reports, crew.limits)
+        rate = sum(each[what] / each["window_s"] for each in reports.values())
+        unsteady, note = _unsteady(report.ticks, rate, crew.limits.steady)
         return Sample(
             trial=trial,
             started=started,
             window=max(each["window_s"] for each in reports.values()),
             requests=good,
-            values={"rate": sum(each[what] / each["window_s"] for each in reports.values())},
+            values={"rate": rate},
             histograms=dict(report.histograms),
             failed=failed,
             members=members(reports.values()),
             health=health,
-            void=self._judge(health, reports, failed, good, crew),
-            notes=_means(reports),
+            void=[*self._judge(health, reports, failed, good, crew), *unsteady],
+            notes=[*_means(reports), *note],
             series=_series(report.ticks, "done"),
         )
 
@@ -145,25 +152,24 @@ class TlsRate(ConnectionRate):
     """
 
     name = "tls-rate"
+    needs = "tls"
 
     def metrics(self, stage: Stage) -> list[Metric]:
         first, *shown = super().metrics(stage)
         return [Metric(**{**vars(first), "title": "Full TLS handshakes per second"}), *shown]
 
     def unfit(self, stage: Stage, pair: Pair) -> str | None:
-        missing = [vip.role for vip in (pair.reference, pair.candidate) if not vip.tls]
-        if missing:
-            return (
-                f"no TERMINATED_HTTPS listener is known on the VIP of {' and '.join(missing)} "
-                "(`tls` in the target file)"
-            )
-        return None
+        return lacking(
+            pair,
+            "tls",
+            "no TERMINATED_HTTPS listener is known on the VIP of {vips} (`tls` in the target file)",
+        ) or unfit_size(stage, pair)
 
     def _url(self, trial: Trial, pair: Pair) -> str:
-        url = pair.side(trial.side).tls
-        if url is None:
-            raise errors.BadTarget(f"No https URL is known on {pair.side(trial.side).role}.")
-        return url
+        target = pair.side(trial.side)
+        if target.tls is None:
+            raise errors.BadTarget(f"No https URL is known on {target.role}.")
+        return sized(target.tls, trial.stage, target)
 
 
 class ConnectionsHeld(_Swarmed):
@@ -248,24 +254,28 @@ class Goodput(_Swarmed):
     """
 
     name = "http-goodput"
+    needs = "large"
 
     def metrics(self, stage: Stage) -> list[Metric]:
         return [Metric("rate", "Goodput (download)", "bit/s", "higher")]
 
     def unfit(self, stage: Stage, pair: Pair) -> str | None:
-        missing = [vip.role for vip in (pair.reference, pair.candidate) if not vip.large]
-        if missing:
-            return (
-                f"no large object is known on the VIP of {' and '.join(missing)} "
-                "(--large PATH, or `large` in the target file)"
-            )
-        return None
+        if "object" in stage.parameters:
+            return unfit_size(stage, pair)
+        return lacking(
+            pair,
+            "large",
+            "no large object is known on the VIP of {vips} (--large PATH, or `large` in the "
+            "target file)",
+        )
 
     def _url(self, trial: Trial, pair: Pair) -> str:
-        url = pair.side(trial.side).large_url
-        if url is None:
-            raise errors.BadTarget(f"No large object is known on {pair.side(trial.side).role}.")
-        return url
+        target = pair.side(trial.side)
+        if "object" in trial.stage.parameters:
+            return sized(target.url, trial.stage, target)
+        if target.large_url is None:
+            raise errors.BadTarget(f"No large object is known on {target.role}.")
+        return target.large_url
 
     def measure(self, trial: Trial, pair: Pair, crew: Crew) -> Sample:
         parameters = trial.stage.parameters
@@ -308,6 +318,42 @@ def _means(reports) -> list[str]:
     if batch > 1:
         notes.append(f"the generator was busy: answers were taken up to {batch} at a time")
     return notes + ([f"negotiated {', '.join(ciphers)}"] if ciphers else [])
+
+
+#: Seconds between two progress reports of a closed loop (the agent's default).
+TICK = 1.0
+#: Parts of a trial whose rates are compared with the whole's.
+PARTS = 10
+
+
+def _unsteady(ticks, rate: float, limit: float | None) -> tuple[list[str], list[str]]:
+    """(why the rate was not constant, what to note), by RFC 9411, section 7.2.3.3.
+
+    The RFC does not say over how long a rate is taken; here it is a tenth of the trial. One that
+    is too short for ten parts of a second cannot be told.
+
+    :param ticks: progress reports, counted from the end of the warm-up, one each :data:`TICK`.
+    """
+    if limit is None:
+        return [], []
+    done: dict[str, list[int]] = {}
+    for tick in ticks:
+        done.setdefault(tick["worker"], [0]).append(tick["report"]["done"])
+    length = min((len(counts) - 1 for counts in done.values()), default=0) // PARTS
+    if not length:
+        return [], ["too short to tell whether its rate was constant"]
+    rates = [
+        sum(counts[(part + 1) * length] - counts[part * length] for counts in done.values())
+        / (length * TICK)
+        for part in range(PARTS)
+    ]
+    worst = max(rates, key=lambda each: abs(each - rate))
+    away = worst / rate - 1 if rate else 0.0
+    if abs(away) <= limit:
+        return [], []
+    return [
+        f"the rate was not constant: {away:+.1%} in one tenth of the trial, {limit:.0%} is allowed"
+    ], []
 
 
 def _series(ticks, field: str) -> list[dict]:

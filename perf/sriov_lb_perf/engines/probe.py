@@ -14,7 +14,18 @@ from .. import errors
 from ..histogram import Histogram
 from ..model import Metric, Sample, Stage, Trial
 from ..targets import Pair, Target
-from .base import Crew, failures, generator_faults, health_of, members, percentile_metrics
+from .base import (
+    Crew,
+    failed_share_void,
+    failures,
+    generator_faults,
+    health_of,
+    lacking,
+    members,
+    percentile_metrics,
+    sized,
+    unfit_size,
+)
 
 DEFAULT_PERCENTILES = (50, 90, 99, 99.9)
 CALIBRATION = 0.4  # s, to find out which stamps each path offers
@@ -111,6 +122,9 @@ class LatencyProbe:
 
     name = "http-latency"
     title = "Latency"
+    needs = ""
+    #: What its pairs of clocks are, in words.
+    clocks = CLOCKS
 
     def __init__(self) -> None:
         self.clock = KERNEL
@@ -136,13 +150,13 @@ class LatencyProbe:
     def unfit(self, stage: Stage, pair: Pair) -> str | None:
         if any(vip.url.startswith("https:") for vip in (pair.reference, pair.candidate)):
             return "kernel time stamps cannot be matched to requests inside TLS; give an http URL"
-        return None
+        return unfit_size(stage, pair)
 
     def _job(self, stage: Stage, target: Target) -> dict:
         """The agent's job, without its schedule."""
         return {
             "job": "open",
-            "url": target.url,
+            "url": sized(target.url, stage, target),
             "connections": int(stage.parameters.get("connections", 16)),
             "stamps": bool(stage.parameters.get("stamps", True)),
         }
@@ -180,7 +194,9 @@ class LatencyProbe:
         }
         if client.cpu is not None:
             job["cpu"] = client.cpu
-        background = self._begin_background(trial, target.url, crew) if trial.rate else None
+        background = None
+        if trial.rate:
+            background = self._begin_background(trial, sized(target.url, stage, target), crew)
         started = time.time()
         try:
             report = crew.prober.job(job, seconds=stage.trial_seconds + job["grace"])
@@ -275,7 +291,7 @@ class LatencyProbe:
             members=members([report]),
             health=health,
             void=void,
-            notes=[*notes, CLOCKS[self.clock] + self._why],
+            notes=[*notes, self.clocks[self.clock] + self._why],
             raw=times.arrays(),
         )
 
@@ -290,18 +306,56 @@ class UdpProbe(LatencyProbe):
 
     name = "udp-latency"
     title = "UDP latency"
+    needs = "udp"
 
     def unfit(self, stage: Stage, pair: Pair) -> str | None:
-        missing = [vip.role for vip in (pair.reference, pair.candidate) if not vip.udp]
-        if missing:
-            return (
-                f"no UDP listener is known on the VIP of {' and '.join(missing)} "
-                "(`udp` in the target file)"
-            )
-        return None
+        return lacking(
+            pair, "udp", "no UDP listener is known on the VIP of {vips} (`udp` in the target file)"
+        )
 
     def _job(self, stage: Stage, target: Target) -> dict:
         address, port = target.udp
         wanted = ("payload", "number", "timeout", "stamps")
         chosen = {name: stage.parameters[name] for name in wanted if name in stage.parameters}
         return {"job": "udp", "address": address, "port": port, **chosen}
+
+
+class ConnectProbe(LatencyProbe):
+    """New TCP connections at intended times: how long until one is there, idle or beside a load.
+
+    The load balancer's kernel answers a SYN, so this is the way to the VIP and its firewall
+    without haproxy. The connection rate times connects as well, in a closed loop at full load.
+    """
+
+    name = "connect-latency"
+    title = "TCP connect"
+    clocks = {
+        KERNEL: "times from SYN to SYN/ACK by the kernel (TCP_INFO, whole microseconds)",
+        USER: CLOCKS[USER],
+    }
+
+    def metrics(self, stage: Stage) -> list[Metric]:
+        shown = [
+            Metric(
+                **{
+                    **vars(metric), "name": f"first_byte.{metric.name}",
+                    "note": "by the generator's clock; shown, not tested",
+                }
+            )
+            for metric in percentile_metrics(
+                "first_byte", (50, 99), 0, "Time to first byte (from SYN)"
+            )
+        ]  # fmt: skip
+        return [*super().metrics(stage), *shown]
+
+    def _job(self, stage: Stage, target: Target) -> dict:
+        return {"job": "dial", "url": sized(target.url, stage, target)}
+
+    def _sample(self, trial, started, report, loaded, crew: Crew) -> Sample:
+        sample = super()._sample(trial, started, report, loaded, crew)
+        sample.histograms["first_byte"] = Histogram.of_sparse(report["times"]["first_byte"])
+        # A connection that did not come up is infinitely late already; what came on one is not
+        # part of that time, and must be good all the same.
+        wrong = {k: n for k, n in report["failed"].items() if not k.startswith("connect:")}
+        sample.void += failed_share_void(wrong, sample.requests, crew.limits)
+        return sample

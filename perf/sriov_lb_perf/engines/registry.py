@@ -6,7 +6,7 @@ from __future__ import annotations
 from .base import Engine
 from .iperf import Bandwidth
 from .load import ConnectionRate, ConnectionsHeld, Goodput, RequestRate, TlsRate
-from .probe import LatencyProbe, UdpProbe
+from .probe import ConnectProbe, LatencyProbe, UdpProbe
 from .search import RateSearch
 
 ENGINES: dict[str, type] = {
@@ -18,6 +18,7 @@ ENGINES: dict[str, type] = {
         ConnectionsHeld,
         Goodput,
         LatencyProbe,
+        ConnectProbe,
         UdpProbe,
         RateSearch,
         Bandwidth,

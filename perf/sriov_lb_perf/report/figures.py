@@ -451,7 +451,12 @@ def block_pairs(document: Mapping, stage: Mapping) -> Figure | None:
 
 def load_against_latency(document: Mapping) -> Figure | None:
     """Median and 99th percentile at each background load."""
-    stages = [s for s in document["stages"] if s["engine"] == "http-latency" and s["curves"]]
+    # Those with objects of another size than the rest are no points of one line.
+    stages = [
+        s
+        for s in document["stages"]
+        if s["engine"] == "http-latency" and s["curves"] and "object" not in s["parameters"]
+    ]
     if len({stage["load"] for stage in stages}) < 2:
         return None
     stages.sort(key=lambda stage: stage["load"])

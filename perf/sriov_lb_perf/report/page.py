@@ -87,6 +87,7 @@ def environment() -> jinja2.Environment:
         quantity=units.quantity,
         ratio=units.ratio,
         percent=units.percent,
+        resolution=units.resolution,
         probability=units.probability,
         script_safe=script_safe,
         tone=lambda word: WORDS.get(word, "neutral"),
@@ -159,7 +160,10 @@ def render(document: Mapping[str, Any]) -> str:
 def _histograms(stage: Mapping) -> list[str]:
     """Which distributions are shown, the interesting one first."""
     wanted = ("latency", "response", "handshake", "tls", "first_byte", "last_byte")
-    shown = {"http-latency": ("latency",), "connection-rate": ("last_byte", "tls")}
+    shown = {
+        "http-latency": ("latency",), "udp-latency": ("latency",),
+        "connect-latency": ("latency", "first_byte"), "connection-rate": ("last_byte", "tls"),
+    }  # fmt: skip
     return [
         name for name in shown.get(stage["engine"], wanted) if name in stage["curves"]
     ]

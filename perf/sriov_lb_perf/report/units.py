@@ -70,6 +70,16 @@ def percent(value, signed: bool = False) -> str:
     return f"{sign}{digits(value * 100, 2 if abs(value) < 0.1 else 3)} %"
 
 
+def resolution(metric) -> str:
+    """The smallest effect a run would have found in a metric, such as "4.2 % (31 µs)"."""
+    share = number(metric["smallest_effect"])
+    text = percent(share)
+    size = share * number(metric["values"]["A"]["value"])
+    if metric["unit"] == "ns" and math.isfinite(size) and share < 10:
+        text += f" ({quantity(size, 'ns')})"
+    return text
+
+
 def probability(value) -> str:
     """A p value."""
     value = number(value)

@@ -169,3 +169,30 @@ def equality(
         words = "; ".join(f"{each['fact']}: {each['A']} and {each['B']}" for each in bad)
         return False, f"something else than the port differs: {words}"
     return True, f"equal in {', '.join(EQUAL[:-1])} and {EQUAL[-1]}"
+
+
+def steal(
+    amphorae: Mapping[str, Sequence[Mapping]], limit: float
+) -> tuple[bool | None, str] | None:
+    """Whether their hypervisors let the amphorae run (None: not examined), and in words.
+
+    None altogether where no amphora was named. Of the clients the same is judged trial by trial.
+
+    :param limit: share of an amphora's CPU time that may be stolen.
+    """
+    named = [(side, each) for side in SIDES for each in amphorae.get(side, ())]
+    if not named:
+        return None
+    shares = [(each["during"].get("steal share"), side, each["name"]) for side, each in named]
+    unknown = [row for row in shares if row[0] is None]
+    known = [row for row in shares if row[0] is not None]
+    worst = max(known, default=None)
+    if worst is not None and worst[0] > limit:
+        share, side, name = worst
+        return False, (
+            f"{share:.1%} of the CPU of amphora {name} of side {side} was stolen by its "
+            f"hypervisor; {limit:.0%} are allowed"
+        )
+    if unknown or worst is None:
+        return None, "not examined: an amphora could not be read"
+    return True, f"at most {worst[0]:.1%} of an amphora's CPU was stolen by its hypervisor"

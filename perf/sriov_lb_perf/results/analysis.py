@@ -70,10 +70,12 @@ def analyse(
     seed: int,
     complete: bool,
     twins: tuple[bool | None, str] | None = None,
+    steal: tuple[bool | None, str] | None = None,
 ) -> Analysis:
     """Findings for everything measured so far.
 
     :param twins: whether the amphorae are equal in what must be equal, and in words.
+    :param steal: whether their hypervisors let the amphorae run, and in words.
     """
     entries = [
         (run, metric, blocks_of(f"{run.stage.name}.{metric.name}", metric, run.samples))
@@ -89,8 +91,9 @@ def analyse(
         alpha=profile.alpha,
     )
     gates = [*_trial_gates(runs, profile), *_self_gates(selves), *_member_gate(runs, pair)]
-    if twins is not None:
-        gates.append(Gate("twins", *twins))
+    gates += [
+        Gate(name, *found) for name, found in (("twins", twins), ("steal", steal)) if found
+    ]
     void = _void(tested, runs, profile, selves)
     found = words.compare(
         [blocks for _, _, blocks in tested],

@@ -114,6 +114,9 @@ def _target(target: Target, preflight: Mapping | None) -> dict[str, Any]:
         "url": target.url,
         "large": target.large,
         "iperf3": list(target.iperf3) if target.iperf3 else None,
+        "tls": target.tls,
+        "udp": list(target.udp) if target.udp else None,
+        "objects": {str(size): path for size, path in target.objects.items()},
         "preflight": preflight,
         "facts": dict(target.facts),
     }

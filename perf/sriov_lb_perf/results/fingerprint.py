@@ -6,15 +6,13 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
 from typing import Any
 
-from .. import errors
 from ..clients import Generator
 from ..engines.base import Crew
 from ..targets import Pair
 
-PACKAGES = ("locust", "gevent", "hdrhistogram", "numpy", "scipy", "plotly", "jumpavg")
+PACKAGES = ("locust", "gevent", "hdrhistogram", "numpy", "scipy", "plotly", "jumpavg", "MLRsearch")
 
 
 def tool_version() -> str:
@@ -64,26 +62,3 @@ def _client(index: int, pair: Pair, crew: Crew) -> dict[str, Any]:
             generator.close()
     own = {key: facts[key] for key in facts if key not in ("report", "job", "cpu_times")}
     return {"name": client.name, "kind": client.kind, **own, "paths": paths}
-
-
-def preflight(pair: Pair, crew: Crew) -> dict[str, Mapping]:
-    """One GET of each VIP (and of its large object), before anything is measured.
-
-    :raises TargetFailed: no answer, or one that is not 200 with a length.
-    """
-    found = {}
-    for vip in (pair.reference, pair.candidate):
-        answer = crew.prober.job({"job": "fetch", "url": vip.url, "timeout": 5.0}, seconds=6.0)
-        if answer["status"] != 200 or answer["length"] is None:
-            raise errors.TargetFailed(
-                f"The {vip.role} VIP {vip.url} answers status {answer['status']}, "
-                f"Content-Length {answer['length']}; expected 200 with a length "
-                f"(body begins {answer['head'][:60]!r})."
-            )
-        found[vip.role] = {
-            "address": answer["address"],
-            "port": answer["port"],
-            "length": answer["length"],
-            "head": answer["head"][:80],
-        }
-    return found

@@ -49,19 +49,21 @@ def run_profile(
     """Fill ``runs`` stage by stage; what is in it when an exception leaves is kept.
 
     :param listener: told "trial", "block" and "stage".
-    :raises PerfError: a stage that is not optional cannot run, or a trial could not be finished.
+    :raises BadTarget: a stage that is not optional cannot be run; nothing was measured.
+    :raises PerfError: a trial could not be finished.
     """
     number = 0
-    for stage in profile.stages:
+    engines = [(stage, make(stage.engine)) for stage in profile.stages]
+    reasons = {stage.name: engine.unfit(stage, pair) for stage, engine in engines}
+    for name, reason in reasons.items():
+        if reason and name not in profile.optional:
+            raise errors.BadTarget(
+                f"Stage {name!r} of profile {profile.name} cannot be run: {reason}."
+            )
+    for stage, engine in engines:
         run = StageRun(stage)
-        engine = make(stage.engine)
-        reason = engine.unfit(stage, pair)
-        if reason:
-            if stage.name not in profile.optional:
-                raise errors.BadTarget(
-                    f"Stage {stage.name!r} of profile {profile.name} cannot be run: {reason}."
-                )
-            run.skipped = reason
+        if reasons[stage.name]:
+            run.skipped = reasons[stage.name]
             runs.append(run)
             listener("stage", run, None)
             continue
@@ -91,6 +93,9 @@ def background_rate(stage: Stage, runs: Sequence[StageRun]) -> float | None:
     if not stage.load:
         return None
     rates = [run for run in runs if run.stage.engine == "http-rate" and run.samples]
+    # That of objects of the same size, where there is one: larger ones take longer.
+    size = stage.parameters.get("object")
+    rates.sort(key=lambda run: run.stage.parameters.get("object") == size)
     if not rates:
         raise errors.BadProfile(
             f"Stage {stage.name!r} needs a measured request rate and there is none."

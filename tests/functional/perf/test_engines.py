@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -113,6 +114,50 @@ def test_every_tenth_datagram_lost_is_a_tenth_infinitely_late(bed, measured):
     assert sample.values["pdv99.9"] == math.inf
 
 
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_bandwidth_has_the_sender_s_round_trips_in_both_directions(bed, measured, direction):
+    """RFC 6349's figures are the sender's; of a download that is the member."""
+    if shutil.which("iperf3") is None:
+        pytest.skip("iperf3 is not installed")
+    port = {"up": 5201, "down": 5202}[direction]
+    target = Target(
+        "normal", bed.vip(f"beside-{direction}", port + 1000), iperf3=bed.iperf3(port)
+    )
+    stage = stage_of("iperf3", 1.0, direction=direction, flows=2)
+    sample = measured(stage, target, sides=REFERENCE)[REFERENCE]
+    assert sample.values["rate"] > 1e8
+    assert 1_000 < sample.values["rtt"] < 1e9 and sample.values["buffer_delay"] >= 0
+    assert 0.9 < sample.values["efficiency"] <= 1.0
+    assert sample.raw["iperf3"]["start"]["test_start"]["num_streams"] == 2
+
+
+def test_objects_of_a_size_are_asked_for_by_their_size(bed, measured):
+    size = 16384
+    target = Target(
+        "normal", bed.vip("sized", 141), large="/large", objects={size: f"/object-{size}"}
+    )
+    for engine in ("http-rate", "connection-rate", "http-goodput"):
+        stage = stage_of(engine, object=size, connections=4, concurrency=4)
+        sample = measured(stage, target, sides=REFERENCE)[REFERENCE]
+        assert sample.failed == {} and sample.requests > 10, engine
+        if engine == "http-goodput":
+            # Whole objects, but for those under way when it began and ended.
+            received = sample.values["rate"] / 8 * sample.window
+            assert received / size == pytest.approx(sample.requests, abs=5 * 4 + 1)
+
+
+def test_new_connections_are_timed_by_the_kernel(bed, measured):
+    """The way to haproxy's kernel and back is shorter than that to its member."""
+    target = Target("normal", bed.vip("dialled", 142))
+    stage = stage_of("connect-latency", rate=300, arrivals="constant", percentiles=[50, 90])
+    sample = measured(stage, target, sides=REFERENCE)[REFERENCE]
+    assert sample.values["loss"] == 0.0 and sample.failed == {} and sample.requests == 150
+    assert sample.notes == [make("connect-latency").clocks["kernel"]]
+    assert set(sample.members) == {"member-1 " + "x" * 51}
+    connect, first = sample.histograms["latency"], sample.histograms["first_byte"]
+    assert 1_000 < connect.percentile(50) < first.percentile(50)
+
+
 @pytest.mark.series
 def test_the_rate_search_finds_the_rate_the_target_was_made_for(bed, measured):
     """The target answers one request each 500 us: 2,000/s, whoever asks. What is asked above
@@ -133,7 +178,10 @@ def test_the_rate_search_finds_the_rate_the_target_was_made_for(bed, measured):
 def test_a_whole_comparison_can_hold_all_of_them(bed, client, profile_of, tmp_path):
     """Through the profile's schema, the runner and the result document."""
     url = bed.vip("whole", 128)
-    target = Target("normal", url, tls=bed.tls_vip("whole-tls", 129), udp=bed.udp_echo(9003))
+    target = Target(
+        "normal", url, tls=bed.tls_vip("whole-tls", 129), udp=bed.udp_echo(9003),
+        objects={16384: "/object-16384"},
+    )  # fmt: skip
     pair = Pair(target, dataclasses.replace(target, role="sriov"), (client,), substrate="none")
     common = {"seconds": 0.2, "warmup": 0.05, "blocks": 1}
     profile = profile_of(
@@ -150,6 +198,14 @@ def test_a_whole_comparison_can_hold_all_of_them(bed, client, profile_of, tmp_pa
             "parameters": {"rate": 200},
         },
         {
+            **common, "name": "dial", "title": "Connect", "engine": "connect-latency",
+            "parameters": {"rate": 200},
+        },
+        {
+            **common, "name": "sized", "title": "Sized", "engine": "http-rate",
+            "parameters": {"connections": 4, "object": 16384},
+        },
+        {
             **common, "name": "search", "title": "Search", "engine": "rate-search", "seconds": 4,
             "parameters": {"highest": 400, "lowest": 100, "trial": 0.2},
         },
@@ -158,7 +214,9 @@ def test_a_whole_comparison_can_hold_all_of_them(bed, client, profile_of, tmp_pa
     outcome = compare.compare(pair, profile, tmp_path, seed=1)
     assert outcome.complete, outcome.failure
     measured = {metric["id"] for metric in outcome.document["metrics"]}
-    assert {"tls.rate", "held.held", "udp.p50", "search.rate"} <= measured, measured
+    assert {
+        "tls.rate", "held.held", "udp.p50", "dial.p50", "sized.rate", "search.rate"
+    } <= measured, measured  # fmt: skip
     search = next(t for t in outcome.document["trials"] if t["stage"] == "search")
     assert search["values"]["rate"] == pytest.approx(400)
     assert any("met at the highest rate tried" in note for note in search["notes"])

@@ -74,7 +74,7 @@ def test_responses_that_fail_under_way_support_no_claim(bed, pair_of, profile_of
     good = bed.vip("good2", 94)
     bad = bed.vip("bad2", 95, extra="  http-request return status 503 if { rand(10) eq 0 }\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare.fingerprint, "preflight", lambda pair, crew: {})
+        patch.setattr(compare.preflight, "look", lambda pair, profile, crew: ({}, pair))
         outcome = compare.compare(pair_of(good, bad), profile_of(REQUESTS), tmp_path)
     assert outcome.complete
     finding = outcome.analysis.metric("requests.rate").finding

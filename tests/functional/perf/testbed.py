@@ -94,6 +94,7 @@ class TestBed:
         (www / "index.html").write_text("member-1 " + "x" * 55)
         with open(www / "large", "wb") as file:
             file.truncate(50 << 20)
+        (www / "object-16384").write_text("x" * 16384)
         config = self.folder / "nginx.conf"
         config.write_text(NGINX.format(run=self.folder, member=f"{MEMBER_NET}.2"))
         self._start("nginx", "member", ["nginx", "-c", str(config)])
@@ -198,6 +199,14 @@ class TestBed:
             name, "lb", [sys.executable, "-c", program, address, str(port), str(drop_each)]
         )
         self._until(lambda: "ready" in (self.folder / f"{name}.log").read_text(), name)
+        return address, port
+
+    def iperf3(self, port: int) -> tuple[str, int]:
+        """An iperf3 server in place of the load balancers, as a member runs it."""
+        address = f"{CLIENT_NET}.2"
+        argv = ["iperf3", "--server", "--json", "--bind", address, "--port", str(port)]
+        self._start(f"iperf3-{port}", "lb", argv)
+        self._until_open("client", address, port)
         return address, port
 
     @staticmethod

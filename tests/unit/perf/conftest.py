@@ -98,6 +98,7 @@ class FakeEngine:
     """Samples from known distributions; what a trial gives depends on side and number only."""
 
     name = "fake"
+    needs = ""
 
     def __init__(self, ratio=1.0, spread=0.02, fail_at=None, error=None, self_shift=0.0):
         self.ratio, self.spread = ratio, spread
@@ -201,7 +202,7 @@ def made_run(tmp_path, monkeypatch, fake_engine):
     monkeypatch.setattr(
         compare.fingerprint, "take", lambda pair, crew: {"substrate": pair.substrate}
     )
-    monkeypatch.setattr(compare.fingerprint, "preflight", lambda pair, crew: {})
+    monkeypatch.setattr(compare.preflight, "look", lambda pair, profile, crew: ({}, pair))
 
     def make(*, blocks=6, seed=1, engine=None, output=None, progress=None, claims=(), **more):
         chosen = engine or fake_engine(**more)

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import yaml
 
 from sriov_lb_perf import errors, profiles, targets
 from sriov_lb_perf.clients import Client
+from sriov_lb_perf.engines import registry
 
 
 @pytest.mark.parametrize("name", profiles.names())
@@ -17,6 +19,16 @@ def test_every_profile_that_comes_with_the_project_loads_and_fits_its_time(name)
     profile = profiles.load(name)
     assert profile.name == name
     assert profile.most_seconds() <= profile.time_limit
+
+
+def test_the_profile_of_every_engine_has_every_engine():
+    profile = profiles.load("engines")
+    assert {stage.engine for stage in profile.stages} == set(registry.ENGINES)
+    assert profile.time_limit <= 300
+    # And the schema knows them all, and no other.
+    schema = json.loads(profiles.folder().joinpath("profile.schema.json").read_text())
+    known = schema["$defs"]["stage"]["properties"]["engine"]["enum"]
+    assert sorted(known) == sorted(registry.ENGINES)
 
 
 def test_smoke_takes_at_most_two_minutes():
@@ -47,6 +59,8 @@ def change(data, path, value):
         (["stages", 1, "blocks"], {"least": 9, "most": 6, "until": 0.1}, "most .6. is less"),
         (["stages", 0, "load"], 0.5, "no http-rate stage comes before"),
         (["stages", 1, "load"], 0.5, "stages/1/engine"),
+        (["stages", 0, "parameters", "object"], 0, "stages/0/parameters/object"),
+        (["limits", "steady"], 0, "limits/steady"),
         (["claims", 0, "metric"], ["goodput.speed"], "unknown metric goodput.speed"),
         (["margin"], 0, "margin"),
     ],

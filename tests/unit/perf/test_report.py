@@ -150,9 +150,11 @@ def test_every_figure_has_its_numbers_in_a_table(document):
 def test_load_against_latency_needs_two_loads(document):
     assert figures.load_against_latency(document) is None
     loaded = copy.deepcopy(document)
-    for number, load in enumerate((0.0, 0.5)):
+    for number, load in enumerate((0.0, 0.5, 0.5)):
         stage = copy.deepcopy(loaded["stages"][0])
         stage.update(name=f"latency{number}", engine="http-latency", load=load)
+        if number == 2:
+            stage["parameters"] = {"object": 16384}  # larger ones take longer: no point of the line
         loaded["stages"].append(stage)
         for metric in copy.deepcopy(document["metrics"]):
             loaded["metrics"].append(
@@ -185,6 +187,20 @@ def test_a_page_is_rendered_in_under_a_second(document):
 )
 def test_figures_are_for_people(value, unit, text):
     assert units.quantity(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("effect", "value", "unit", "text"),
+    [
+        (0.042, 740e3, "ns", "4.2 % (31.1 µs)"),
+        (0.03, 12_000, "1/s", "3.0 %"),
+        ("inf", 740e3, "ns", "∞"),
+        (0.5, None, "ns", "50.0 %"),
+    ],
+)
+def test_what_a_run_could_have_seen_is_told_as_a_time_where_it_is_one(effect, value, unit, text):
+    metric = {"smallest_effect": effect, "unit": unit, "values": {"A": {"value": value}}}
+    assert units.resolution(metric) == text
 
 
 def test_shares_and_probabilities_are_for_people():

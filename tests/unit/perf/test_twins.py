@@ -151,6 +151,34 @@ def test_shares_between_two_readings():
     assert facts.between(before, reading(5, [20] * 8), 10.0)["haproxy cores"] is None
 
 
+def stolen(share):
+    return {"name": "single", "facts": {}, "during": {"steal share": share}, "failed": ""}
+
+
+def test_amphorae_that_are_robbed_of_their_cpu_fail_a_gate():
+    passed, words = amphorae.steal({"A": [stolen(0.01)], "B": [stolen(0.24)]}, 0.1)
+    assert passed is False and "24.0% of the CPU of amphora single of side B" in words
+    assert amphorae.steal({"A": [stolen(0.01)], "B": [stolen(0.1)]}, 0.1)[0] is True
+    # One that could not be read proves nothing, unless the other is robbed.
+    assert amphorae.steal({"A": [stolen(None)], "B": [stolen(0.0)]}, 0.1)[0] is None
+    assert amphorae.steal({"A": [stolen(None)], "B": [stolen(0.5)]}, 0.1)[0] is False
+    assert amphorae.steal({}, 0.1) is None
+
+
+def test_a_run_with_robbed_amphorae_is_not_sound(made_run, monkeypatch):
+    told = {"A": [stolen(0.0)], "B": [stolen(0.3)]}
+    monkeypatch.setattr(amphorae.Watch, "now", lambda self: told)
+    monkeypatch.setattr(amphorae, "equality", lambda *_: None)
+    monkeypatch.setattr(
+        compare.fingerprint, "take", lambda pair, crew: {"substrate": "none", "tester": {}}
+    )
+    document = made_run(ratio=1.0, blocks=2).document
+    (gate,) = [gate for gate in document["gates"] if gate["name"] == "steal"]
+    assert gate["passed"] is False and document["verdict"]["sound"] is False
+    told["B"] = [stolen(0.0)]
+    assert made_run(ratio=1.0, blocks=2).document["verdict"]["sound"] is True
+
+
 def test_the_page_says_what_differs_and_that_a_clock_was_set(finished, monkeypatch):
     monkeypatch.setattr(page, "plotly_script", lambda: "")
     document = copy.deepcopy(finished.document)

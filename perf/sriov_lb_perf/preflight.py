@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A look at everything a profile will ask for, before anything is measured.
+
+What every stage stands on has to answer, or the run does not begin. What some stages ask for
+beside it (TLS, UDP, other objects) and what does not answer is taken off the target with its
+reason: stages that are optional are then left out, others refuse to begin.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from . import errors
+from .engines.base import Crew
+from .engines.probe import UdpProbe
+from .model import Stage
+from .profiles import Profile
+from .targets import Pair, Target, at_path
+
+#: Seconds that one answer may take.
+PATIENCE = 5.0
+
+
+def look(pair: Pair, profile: Profile, crew: Crew) -> tuple[dict[str, Mapping[str, Any]], Pair]:
+    """(what came from each VIP by its role, the pair as far as it answers).
+
+    :raises TargetFailed: a VIP gives no answer, or one that is not 200 with a length.
+    """
+    found = {}
+    sides = {}
+    for name in ("reference", "candidate"):
+        vip = getattr(pair, name)
+        found[vip.role] = _plain(vip, crew)
+        sides[name] = _beside(vip, profile, crew)
+    return found, dataclasses.replace(pair, **sides)
+
+
+def _plain(vip: Target, crew: Crew) -> dict[str, Any]:
+    answer = _get(vip.url, crew)
+    if answer["status"] != 200 or answer["length"] is None:
+        raise errors.TargetFailed(
+            f"The {vip.role} VIP {vip.url} answers status {answer['status']}, "
+            f"Content-Length {answer['length']}; expected 200 with a length "
+            f"(body begins {answer['head'][:60]!r})."
+        )
+    return {
+        "address": answer["address"],
+        "port": answer["port"],
+        "length": answer["length"],
+        "head": answer["head"][:80],
+    }
+
+
+def _beside(vip: Target, profile: Profile, crew: Crew) -> Target:
+    """The target without what it does not serve."""
+    needs = profile.needs
+    if "tls" in needs and vip.tls:
+        why = _wrong(vip.tls, None, crew)
+        if why:
+            vip = vip.without("tls", f"the TLS listener of the {vip.role} VIP, {vip.tls}, {why}")
+    if "large" in needs and vip.large_url:
+        why = _wrong(vip.large_url, None, crew)
+        if why:
+            vip = vip.without("large", f"{vip.large_url}, the large object, {why}")
+    if "objects" in needs and vip.objects:
+        for size in profile.sizes:
+            path = vip.objects.get(size)
+            why = path and _wrong(at_path(vip.url, path), size, crew)
+            if why:
+                vip = vip.without(
+                    "objects", f"{path} of the {vip.role} VIP, an object of {size} bytes, {why}"
+                )
+                break
+    if "udp" in needs and vip.udp:
+        stage = next(stage for stage in profile.stages if stage.engine == UdpProbe.name)
+        why = _silent(vip, stage, crew)
+        if why:
+            address, port = vip.udp
+            vip = vip.without(
+                "udp", f"the UDP listener of the {vip.role} VIP, {address} port {port}, {why}"
+            )
+    return vip
+
+
+def _get(url: str, crew: Crew) -> dict[str, Any]:
+    job = {"job": "fetch", "url": url, "timeout": PATIENCE}
+    return crew.prober.job(job, seconds=PATIENCE + 1)
+
+
+def _wrong(url: str, size: int | None, crew: Crew) -> str:
+    """What is wrong with an answer; "" when nothing is.
+
+    :param size: bytes of the object; None: whatever it has.
+    """
+    try:
+        answer = _get(url, crew)
+    except errors.TargetFailed as error:
+        return f"gives no answer ({error.message})"
+    if answer["status"] != 200 or answer["length"] is None:
+        return f"answers status {answer['status']}, Content-Length {answer['length']}"
+    if size is not None and answer["length"] != size:
+        return f"has {answer['length']}"
+    return ""
+
+
+def _silent(vip: Target, stage: Stage, crew: Crew) -> str:
+    """Whether not one of a few datagrams of a UDP stage is answered; "" when one is."""
+    job = {**UdpProbe()._job(stage, vip), "schedule": [[50.0, 50.0, 0.2]], "warmup": 0.0}
+    try:
+        report = crew.prober.job(job, seconds=2.0 + float(job.get("timeout", 1.0)))
+    except errors.TargetFailed as error:
+        return f"cannot be asked ({error.message})"
+    if report["answered"]:
+        return ""
+    seen = ", ".join(f"{count} x {what}" for what, count in report["events"].items())
+    return f"answers none of {report['planned']} datagrams" + (f" ({seen})" if seen else "")

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of RFC 9411 beside failures, objects of a size, and what iperf3 says of its ends."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from sriov_lb_perf import errors, profiles, targets
+from sriov_lb_perf.engines.iperf import sample_of
+from sriov_lb_perf.engines.load import ConnectionRate, Goodput, RequestRate, TlsRate, _unsteady
+from sriov_lb_perf.engines.probe import ConnectProbe, LatencyProbe
+from sriov_lb_perf.model import Trial
+from sriov_lb_perf.targets import Pair, Target
+from sriov_lb_perf.trials.blocks import complete_blocks
+from sriov_lb_perf.trials.run import StageRun, background_rate
+
+
+def ticks(*rates: float, workers: int = 2):
+    """One progress report a second and worker, with what it did in all."""
+    done = dict.fromkeys(range(workers), 0.0)
+    found = []
+    for rate in rates:
+        for worker in done:
+            done[worker] += rate / workers
+            found.append({"worker": worker, "report": {"done": round(done[worker])}})
+    return found
+
+
+def test_a_rate_that_falls_for_a_tenth_of_the_trial_is_not_constant():
+    void, notes = _unsteady(ticks(*[1000] * 18, *[900] * 3, *[1000] * 9), 990, 0.05)
+    assert len(void) == 1 and "not constant: -9" in void[0] and "5% is allowed" in void[0]
+    assert notes == []
+
+
+def test_a_rate_within_five_percent_is_constant():
+    assert _unsteady(ticks(*[1030, 970] * 15), 1000, 0.05) == ([], [])
+    # One second of a tenth of three: the rate is that of the tenth.
+    assert _unsteady(ticks(*[1000] * 29, 900), 997, 0.05) == ([], [])
+
+
+def test_without_the_limit_or_the_length_nothing_is_said_of_it():
+    uneven = ticks(*[1000] * 10, *[500] * 10)
+    assert _unsteady(uneven, 750, None) == ([], [])
+    assert _unsteady(uneven, 750, 0.05)[0]
+    void, notes = _unsteady(ticks(*[1000] * 9), 1000, 0.05)
+    assert void == [] and "too short" in notes[0]
+    assert "too short" in _unsteady([], 1000, 0.05)[1][0]
+
+
+def sized(stage_of, engine, size=16384, **more):
+    return stage_of(engine=engine, parameters={"object": size, "rate": 10, **more})
+
+
+@pytest.fixture
+def pair():
+    urls = {"objects": {16384: "/object-16384"}, "large": "/large"}
+    return Pair(
+        Target("normal", "http://192.0.2.1/", tls="https://192.0.2.1:443/", **urls),
+        Target("sriov", "http://192.0.2.2:81/x?y=1", tls="https://192.0.2.2/", **urls),
+        (targets.Client("local", "local"),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("engine", "scheme"),
+    [(RequestRate, "http"), (ConnectionRate, "http"), (Goodput, "http"), (TlsRate, "https")],
+)
+def test_a_stage_asks_for_the_object_of_its_size_on_its_own_listener(
+    engine, scheme, pair, stage_of
+):
+    made = engine()
+    stage = sized(stage_of, made.name)
+    assert made.unfit(stage, pair) is None
+    urls = [made._url(Trial(1, stage, side, 0, 0), pair) for side in "AB"]
+    assert all(url.startswith(scheme + ":") and url.endswith("/object-16384") for url in urls)
+    missing = made.unfit(sized(stage_of, made.name, 1024), pair)
+    assert "no object of 1024 bytes" in missing and "`objects`" in missing
+    # Without a size: what the target names.
+    plain = made._url(Trial(1, stage_of(engine=made.name), "B", 0, 0), pair)
+    assert "object" not in plain
+
+
+@pytest.mark.parametrize("engine", [LatencyProbe, ConnectProbe])
+def test_a_probe_asks_for_it_too(engine, pair, stage_of):
+    made = engine()
+    stage = sized(stage_of, made.name)
+    assert made._job(stage, pair.candidate)["url"] == "http://192.0.2.2:81/object-16384"
+    assert "no object of 1 bytes" in made.unfit(sized(stage_of, made.name, 1), pair)
+
+
+def test_why_there_is_no_object_is_said_by_who_knows(pair, stage_of):
+    silent = pair.candidate.without("objects", "the member's disk is full")
+    both = Pair(pair.reference, silent, pair.clients)
+    assert RequestRate().unfit(sized(stage_of, "http-rate"), both) == "the member's disk is full"
+
+
+def test_the_background_is_a_share_of_the_rate_with_objects_of_that_size(stage_of, sample_of):
+    runs = []
+    for size, rate in ((None, 9000), (16384, 4000), (65536, 1000)):
+        parameters = {} if size is None else {"object": size}
+        run = StageRun(stage_of(name=f"r{size}", engine="http-rate", parameters=parameters))
+        run.samples += [sample_of(side, 0, n, value=rate) for n, side in enumerate("ABBA")]
+        runs.append(run)
+        assert len(complete_blocks(run.samples)) == 1
+    for size, share in ((None, 4500), (16384, 2000), (65536, 500), (1, 500)):
+        parameters = {"rate": 1} if size is None else {"rate": 1, "object": size}
+        loaded = stage_of(engine="http-latency", load=0.5, parameters=parameters)
+        assert background_rate(loaded, runs) == share
+
+
+def test_objects_are_named_in_the_target_file():
+    data = {
+        "vips": {
+            name: {"url": "http://192.0.2.1/", "objects": [{"bytes": 1024, "path": "/1k"}]}
+            for name in ("normal", "sriov")
+        },
+        "clients": [{"local": True}],
+    }
+    assert targets.from_mapping(data, "t.yaml").reference.objects == {1024: "/1k"}
+    data["vips"]["sriov"]["objects"] = [{"bytes": 0, "path": "/1k"}]
+    with pytest.raises(errors.BadTarget, match="vips/sriov/objects/0/bytes"):
+        targets.from_mapping(data, "t.yaml")
+
+
+def test_a_profile_says_what_it_needs():
+    full = profiles.load("full")
+    assert full.needs == {"iperf3", "tls", "udp", "large", "objects"}
+    assert full.sizes == (1024, 2048, 4096, 16384, 65536, 262144)
+    assert full.limits.steady == 0.05 and full.limits.failed == 0.00001
+    assert profiles.load("smoke").needs == {"large"} and profiles.load("smoke").sizes == ()
+
+
+# --- iperf3 -------------------------------------------------------------------------------------
+
+
+def report_of(*, reverse: bool, server=None, host=20.0, remote=30.0) -> dict:
+    """As iperf3 3.12 reports (its JSON output), as far as it is read."""
+    sender = {"mean_rtt": 300, "min_rtt": 200, "retransmits": 5}
+    # The client of a reversed test does not send: its sender's round trips are zeros.
+    shown = {"mean_rtt": 0, "min_rtt": 0, "retransmits": 5} if reverse else sender
+    report = {
+        "start": {"tcp_mss_default": 1000, "test_start": {"reverse": int(reverse)}},
+        "intervals": [{"sum": {"start": 0, "bits_per_second": 8e9, "omitted": False}}],
+        "end": {
+            "streams": [{"sender": shown}],
+            "sum_sent": {"bytes": 1_000_000, "retransmits": 5},
+            "sum_received": {"bits_per_second": 8e9, "seconds": 1.0},
+            "cpu_utilization_percent": {"host_total": host, "remote_total": remote},
+        },
+    }
+    if server == "json":
+        report["server_output_json"] = {"end": {"streams": [{"sender": sender}]}}
+    elif server == "text":
+        report["server_output_text"] = "Accepted connection from …"
+    return report
+
+
+def sample(stage_of, **more):
+    return sample_of(Trial(1, stage_of(engine="iperf3"), "A", 0, 0), 0.0, report_of(**more), 0.9)
+
+
+@pytest.mark.parametrize("more", [{"reverse": False}, {"reverse": True, "server": "json"}])
+def test_round_trips_are_the_sender_s_in_both_directions(stage_of, more):
+    found = sample(stage_of, **more).values
+    assert found["rtt"] == 300_000 and found["buffer_delay"] == pytest.approx(0.5)
+    assert found["efficiency"] == pytest.approx(0.995)
+
+
+@pytest.mark.parametrize("server", ["text", None])
+def test_without_the_sender_s_own_words_there_are_no_round_trips(stage_of, server):
+    found = sample(stage_of, reverse=True, server=server).values
+    assert math.isnan(found["rtt"]) and math.isnan(found["buffer_delay"])
+    assert found["rate"] == 8e9
+
+
+@pytest.mark.parametrize(("end", "words"), [("host", "on the client"), ("remote", "on the member")])
+def test_either_end_of_iperf3_can_be_the_bottleneck(stage_of, end, words):
+    found = sample(stage_of, reverse=False, **{end: 97.0})
+    assert found.void == [f"iperf3 {words} used 97% of its core"]
+    assert found.health.cpu == pytest.approx(0.97)
+    assert sample(stage_of, reverse=False).void == []
