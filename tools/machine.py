@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import platform
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class Need:
     :param files: ... and these exist ...
     :param modules: ... and these can be imported.
     :param units: systemd units that come with the package and are not wanted.
+    :param distributions: ids (os-release) of those that have it as a package; () for all. On
+        others what needs it is skipped, and says so.
     """
 
     package: str
@@ -34,8 +37,11 @@ class Need:
     files: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
+    distributions: tuple[str, ...] = ()
 
     def missing(self) -> bool:
+        if self.distributions and distribution() not in self.distributions:
+            return False
         return (
             any(shutil.which(program, path=SEARCH) is None for program in self.programs)
             or any(not os.path.exists(file) for file in self.files)
@@ -74,6 +80,8 @@ FUNCTIONAL = (
         ("sshd",),
         units=("ssh.service", "ssh.socket"),
     ),
+    # Ubuntu has it as a snap only.
+    Need("chromium", "a real browser for the report", ("chromium",), distributions=("debian",)),
 )
 # What the project is compared with.
 BENCH = (
@@ -85,6 +93,13 @@ BENCH = (
     Need("sockperf", "a latency probe to compare with", ("sockperf",)),
 )
 UNITS = ("/lib/systemd/system", "/usr/lib/systemd/system")
+
+
+def distribution() -> str:
+    """The id of this machine's distribution, such as ``debian``; "" if it does not tell."""
+    with contextlib.suppress(OSError):
+        return platform.freedesktop_os_release().get("ID", "")
+    return ""
 
 
 def missing(needs: Iterable[Need]) -> list[Need]:

@@ -89,6 +89,21 @@ def test_a_package_is_missing_when_any_part_of_it_is(need):
     assert machine.missing([HERE, need]) == [need]
 
 
+@pytest.mark.parametrize(("here", "missing"), [("debian", True), ("ubuntu", False), ("", False)])
+def test_a_package_is_missing_only_where_the_distribution_has_it(monkeypatch, here, missing):
+    monkeypatch.setattr(machine.platform, "freedesktop_os_release", lambda: {"ID": here})
+    need = machine.Need("p", "why", ("no-such-program",), distributions=("debian",))
+    assert need.missing() is missing
+
+
+def test_a_machine_that_does_not_tell_its_distribution_has_none(monkeypatch):
+    def absent():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(machine.platform, "freedesktop_os_release", absent)
+    assert machine.distribution() == ""
+
+
 def test_nothing_is_run_when_nothing_is_missing(apt, tmp_path, capsys):
     machine.install([HERE], Steps(), tmp_path / "log")
     assert apt == []
