@@ -34,6 +34,20 @@ LOST = (
     "The amphora was failed over: the API says ACTIVE, and nobody answers for the VIP 2001:db8::7 "
     "on its network, though somebody did before and a member does now."
 )
+SUBNET = (
+    "A member on a second subnet of the VIP network was added: policy and wire disagree: nobody "
+    "answers for the VIP 2001:db8::7 on its network, though 192.0.2.7 is answered for there."
+)
+MEMBER = (
+    "A member on a network of its own was added: policy and ruleset disagree, amphora 63df: TCP "
+    "SYN from 203.0.113.178:40000 to 203.0.113.37:80 on eth2 (state established) has to pass "
+    "(established flows: what was let in goes on), but the ruleset does not let it in."
+)
+TRANSIT = (
+    "It was rebooted (hard): while it went on, load balancer lb took what may not pass for "
+    "something to be forwarded: TCP SYN to [2001:db8::7]:80 from 2001:db8::8, probe 1 of "
+    "denied IPv6, was answered with ICMPv6 type 1 code 3 after 2122.69 ms at 11.210 s."
+)
 PAIR = (
     "loadbalancer-create on the SR-IOV load balancer ended in ERROR, and the same on the normal "
     "twin works. Load balancer x was to be ACTIVE and is ERROR."
@@ -61,6 +75,16 @@ BUILT = {"operation": "loadbalancer-create", "sriov": "ERROR", "normal": "ACTIVE
         ("LIF-002", ON_WIRE.replace("policy and wire", "ruleset and wire"), {}, None),
         ("LIF-002", PROBED, {}, "OCTAVIA-LAST-LISTENER"),
         ("LIF-002", PROBED.replace(":80 ", ":81 "), {}, None),
+        ("LIF-010", SUBNET, {}, "OCTAVIA-SECOND-SUBNET"),
+        ("LIF-010", SUBNET.replace("nobody answers for", "it lets in"), {}, None),
+        ("LIF-010", SUBNET.replace("added", "removed"), {}, None),
+        ("LIF-017", SUBNET, {}, None),
+        ("LIF-017", MEMBER, {}, "OCTAVIA-MEMBER-NOTRACK"),
+        ("LIF-017", MEMBER.replace("has to pass", "may not pass"), {}, None),
+        ("LIF-012", TRANSIT, {}, "OCTAVIA-AMPHORA-FORWARDS"),
+        ("LIF-013", TRANSIT.replace("took what may not pass for something to be forwarded",
+                                    "let in what may not pass"), {}, None),
+        ("LIF-003", TRANSIT, {}, None),
         ("PAI-005", PEERS, {}, "OCTAVIA-PEERS-PORT"),
         ("PAI-007", PAIR, BUILT, "OCTAVIA-IPV6-PAIR"),
         ("PAI-007", PAIR, {**BUILT, "normal": "ERROR"}, None),
