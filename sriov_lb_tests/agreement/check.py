@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from sriov_lb_tests.policy.evaluate import evaluate
 from sriov_lb_tests.policy.model import Policy, Promise
 from sriov_lb_tests.policy.proof import Disagreements, Witness, disagreements
 from sriov_lb_tests.policy.ruleset import Ruleset
+
+#: Neighbours that are asked at most, to know that a link is alive.
+CANDIDATES = 8
 
 
 @dataclass
@@ -48,8 +52,12 @@ def look(
     neighbours: bool = True,
     thorough: bool = False,
     witnesses: int = 4,
+    bases: Sequence[str] | None = None,
 ) -> Agreement:
     """One look at a load balancer.
+
+    A VIP that nobody answers for on its network, where others do, is a finding: it is shut to
+    everybody. If nobody answers at all it stays unclear, as the vantage may be what is cut off.
 
     :param seats: its amphorae that may be entered; without them the wire is all there is.
     :param vantage: where packets come from; without it (or without ``reach``) none is sent.
@@ -57,6 +65,8 @@ def look(
     :param neighbours: ask for the ports beside each listener's, too.
     :param thorough: see :func:`questions`.
     :param witnesses: of each amphora's proof, how many are sent at most.
+    :param bases: base port addresses that are asked for what may not pass, too; by default those of
+        ``seats``, which are known to be alive.
     :raises UnknownExpression: a ruleset that cannot be reasoned about.
     """
     started = time.monotonic()
@@ -69,10 +79,16 @@ def look(
                         str(one.seat))  # fmt: skip
             )
     answered: list[Answered] = []
+    dead: dict[str, str] = {}
     if vantage is not None and reach is not None:
         policy = inside[0].policy if inside else subject.policy()
         asked = questions(
-            policy, reach, ports=ports, neighbours=neighbours, thorough=thorough
+            policy,
+            reach,
+            ports=ports,
+            bases=[seat.own for seat in seats] if bases is None else bases,
+            neighbours=neighbours,
+            thorough=thorough,
         )
         asked += [
             _question(witness)
@@ -83,8 +99,13 @@ def look(
         # Counters are needed where an accepted packet gives no answer.
         count = [one.seat for one in inside] if any(not q.shows for q in asked) else []
         answered = send(asked, vantage, reach.own, count)
+        dead = _unanswered(subject, policy, vantage, reach, answered)
+        for vip, who in dead.items():
+            state.findings.append(_nobody(subject, vip, who, asked))
         for one in answered:
-            _judge(state, policy, one, inside)
+            # What could not be sent to such a VIP is said once.
+            if one.passed is not None or one.question.packet.destination not in dead:
+                _judge(state, policy, one, inside)
     return Agreement(
         name=subject.name,
         findings=tuple(sorted(state.findings, key=lambda finding: finding.rank)),
@@ -104,6 +125,61 @@ def _enter(subject: Subject, seat: Seat) -> _Inside:
     proof = disagreements(policy, ruleset, interfaces=tuple(interfaces))
     vips = {str(one.ip) for entry in interfaces.values() for one in entry.addresses}
     return _Inside(seat, policy, ruleset, proof, frozenset(vips & set(policy.vips)))
+
+
+def _unanswered(
+    subject: Subject, policy: Policy, vantage, reach: Reach, answered: Sequence[Answered]
+) -> dict[str, str]:
+    """VIPs whose MAC nobody tells, though somebody else's on that link is told: by VIP, whose."""
+    up = subject.load_balancer.get("admin_state_up", True)
+    routed = vantage.next_hop is not None
+    if routed or not up or not any(entry.served for entry in policy.listeners):
+        return {}
+    told = {one.question.packet.destination for one in answered if one.observation.identities}
+    asked = dict.fromkeys(one.question.packet.destination for one in answered)
+    # Only of its own link, and of an IP version that it speaks, can a vantage say who is there.
+    silent = [
+        vip
+        for vip in policy.vips
+        if vip in asked and vip not in told and _beside(vantage, vip) and not _tells(vantage, vip)
+    ]
+    if not silent:
+        return {}
+    networks = [one.network for one in vantage.interface.addresses]
+    routers = [str(net[1]) for net in networks if net.version == 4 and net.num_addresses > 2]
+    others = [*policy.vips, *subject.addresses, *routers, *sorted(reach.taken)]
+    candidates = [
+        text
+        for text in dict.fromkeys(others)
+        if text not in silent and text not in reach.own and _beside(vantage, text)
+    ]
+    who = next((text for text in candidates[:CANDIDATES] if _tells(vantage, text)), None)
+    return {} if who is None else dict.fromkeys(silent, who)
+
+
+def _beside(vantage, text: str) -> bool:
+    """Whether an address is on the vantage's own link."""
+    one = ipaddress.ip_address(text)
+    return any(one in entry.network for entry in vantage.interface.addresses)
+
+
+def _tells(vantage, text: str) -> bool:
+    """Whether anybody answers for an address."""
+    try:
+        vantage.resolve(text)
+    except errors.ControlFailed:
+        return False
+    return True
+
+
+def _nobody(subject: Subject, vip: str, who: str, asked: Sequence[Question]) -> Finding:
+    to = [one for one in asked if one.packet.destination == vip]
+    packet = next((one for one in to if one.promise is Promise.REQUIRED), to[0]).packet
+    said = f"nobody answers for the VIP {vip} on its network, though {who} is answered for there"
+    return Finding(
+        View.WIRE, False, packet, f"{said}: nothing that has to pass can be sent to it.",
+        summary=f"Load balancer {subject.name}: {said} (seen on the wire).",
+    )  # fmt: skip
 
 
 def _worth_sending(proof: Disagreements, policy: Policy, limit: int) -> list[Witness]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -132,13 +133,17 @@ def questions(
     reach: Reach,
     *,
     ports: Sequence[int] = (),
+    bases: Sequence[str] = (),
     neighbours: bool = True,
     thorough: bool = False,
     sources: int | None = None,
 ) -> list[Question]:
     """What to ask of the wire.
 
+    What may not pass is asked of all VIPs and base ports in turn: a rule may be right for one only.
+
     :param ports: TCP ports that were served once and may have been forgotten in a ruleset.
+    :param bases: base port addresses of amphorae, which serve nobody either.
     :param neighbours: ask for the ports beside each listener's, too.
     :param thorough: also for what no listener is about: other protocols, the amphora's own
         services, the pair's, ICMP, address configuration.
@@ -147,19 +152,45 @@ def questions(
     """
     if sources is None:
         sources = MANY_SOURCES if thorough else SOURCES
-    maker = _Questions(policy, reach, sources)
+    maker = _Questions(policy, reach, sources, bases)
     found = list(maker.ask(tuple(ports), neighbours))
     if thorough:
         found += maker.beyond(found)
     return [replace(one, clause=policy.decide(one.packet).name) for one in found]
 
 
+def _in_turn(sources: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Every source and every target at least once, in as few pairs as that takes."""
+    for number in range(max(len(sources), len(targets)) if sources else 0):
+        yield sources[number % len(sources)], targets[number % len(targets)]
+
+
+def _to(target: str, packets: Iterable[Packet], source: str | None = None) -> Packet | None:
+    """A packet to that address, from that source if there is one; None if there is none.
+
+    Of a base port nothing is promised: there its link answers for it.
+    """
+    found = [packet for packet in packets if packet.destination == target]
+    same = [packet for packet in found if packet.source == source]
+    return (same or found or [None])[0]
+
+
 class _Questions:
-    def __init__(self, policy: Policy, reach: Reach, limit: int) -> None:
+    def __init__(
+        self, policy: Policy, reach: Reach, limit: int, bases: Sequence[str] = ()
+    ) -> None:
         self.policy, self.reach, self.limit = policy, reach, limit
         self.vips: dict[int, list[str]] = {4: [], 6: []}
         for text in policy.vips:
             self.vips[address(text)[0]].append(text)
+        #: Where forbidden packets go to.
+        self.targets = {version: list(vips) for version, vips in self.vips.items()}
+        # There the sender's own address is the control: it asks for the base port's MAC.
+        asking = {address(text)[0] for text in reach.own}
+        for text in dict.fromkeys(bases):
+            version = address(text)[0]
+            if text not in policy.vips and version in asking and self.vips[version]:
+                self.targets[version].append(text)
 
     def packet(self, source: str, vip: str, protocol: int, port: int) -> Packet:
         return Packet(
@@ -179,13 +210,14 @@ class _Questions:
         for version, vips in self.vips.items():
             if not vips:
                 continue
-            good: list[Packet] = []
+            #: What has to be answered, by the listener's port.
+            good: dict[int, list[Packet]] = {}
             for listener in self.policy.listeners:
                 yield from self._listener(listener, version, vips, good)
-            yield from self._others(version, vips[0], good, ports, neighbours)
+            yield from self._others(version, good, ports, neighbours)
 
     def _listener(
-        self, listener: Listener, version: int, vips: list[str], good: list[Packet]
+        self, listener: Listener, version: int, vips: list[str], good: dict[int, list[Packet]]
     ) -> Iterator[Question]:
         shows = listener.protocol == headers.TCP
         allowed = self._some(version, listener.sources(version), inside=True)
@@ -198,46 +230,53 @@ class _Questions:
                 passing.append(packet)
                 why = f"a source that listener {listener.name} is open to"
                 yield Question(packet, why, Promise.REQUIRED, None, shows)
-        if shows:
-            good += passing
-        for source in self._some(version, listener.sources(version), inside=False):
-            packet = self.packet(source, vips[0], listener.protocol, listener.port)
+        if shows and passing:
+            good[listener.port] = passing
+        denied = self._some(version, listener.sources(version), inside=False)
+        others = [packet for packets in good.values() for packet in packets]
+        for source, target in _in_turn(denied, self.targets[version]):
+            packet = self.packet(source, target, listener.protocol, listener.port)
             if self.promise(packet) is Promise.FORBIDDEN:
-                control = (passing or good or [None])[0] if shows else None
+                control = _to(target, [*passing, *others]) if shows else None
                 why = f"a source that listener {listener.name} is not open to"
                 yield Question(packet, why, Promise.FORBIDDEN, control, shows)
 
     def _others(
         self,
         version: int,
-        vip: str,
-        good: list[Packet],
+        good: dict[int, list[Packet]],
         ports: tuple[int, ...],
         neighbours: bool,
     ) -> Iterator[Question]:
         served = {
             entry.port for entry in self.policy.listeners if entry.protocol == headers.TCP
         }
-        wanted = dict.fromkeys(ports, "a port that was served once")
+        own = self._some(version, ((0, (1 << (32 if version == 4 else 128)) - 1),), inside=True)
+        # A row of a ruleset that lost its port is open to that row's sources alone: whoever
+        # each listener is open to asks, as far as they differ.
+        packets = [packet for found in good.values() for packet in found]
+        everybody = list(dict.fromkeys(found[0].source for found in good.values()))
+        everybody = everybody[: self.limit] or own[:1]
+        wanted: dict[int, tuple[str, list[str]]] = {}
+        for port in ports:
+            wanted[port] = "a port that was served once", everybody
         if neighbours:
             for port in sorted(served):
+                # The listener's own source: then the port is all that differs.
+                sources = [good[port][0].source] if port in good else everybody[:1]
                 for other in (port - 1, port + 1):
                     if 1 <= other <= 65535:
-                        wanted.setdefault(other, f"a neighbour of port {port}")
+                        wanted.setdefault(other, (f"a neighbour of port {port}", sources))
         if not served:
             for port in USUAL_PORTS:
-                wanted.setdefault(port, "a load balancer without listeners")
-        own = self._some(version, ((0, (1 << (32 if version == 4 else 128)) - 1),), inside=True)
-        for port, why in wanted.items():
-            if port in served or not own:
-                continue
-            # The control's source, where there is one: then the port is all that differs.
-            control = good[0] if good else None
-            packet = self.packet(
-                control.source if control else own[0], vip, headers.TCP, port
-            )
-            if self.promise(packet) is Promise.FORBIDDEN:
-                yield Question(packet, why, Promise.FORBIDDEN, control)
+                wanted.setdefault(port, ("a load balancer without listeners", everybody))
+        targets = itertools.cycle(self.targets[version])
+        for port, (why, sources) in wanted.items():
+            for source in sources if port not in served else ():
+                packet = self.packet(source, next(targets), headers.TCP, port)
+                if self.promise(packet) is Promise.FORBIDDEN:
+                    control = _to(packet.destination, packets, source)
+                    yield Question(packet, why, Promise.FORBIDDEN, control)
 
     def beyond(self, asked: Sequence[Question]) -> Iterator[Question]:
         """What no listener is about."""
@@ -246,17 +285,19 @@ class _Questions:
             sources = self._some(version, everybody[version], inside=True) if vips else []
             if not sources:
                 continue
-            vip = vips[0]
-            control = next(
-                (one.packet for one in asked if one.packet.destination == vip
-                 and one.promise is Promise.REQUIRED and one.shows),
-                None,
-            )  # fmt: skip
+            passing = [
+                one.packet for one in asked if one.promise is Promise.REQUIRED and one.shows
+            ]
+            targets = itertools.cycle(self.targets[version])
+            control = _to(vips[0], passing)
             source = control.source if control else sources[0]
-            plain = self.packet(source, vip, headers.TCP, 0)
+            plain = self.packet(source, vips[0], headers.TCP, 0)
             known = [one.packet for one in asked]
-            for why, packet, shows in self._strangers(plain):
+            for why, first, shows in self._strangers(plain):
+                target = next(targets)
+                packet = replace(first, destination=target)
                 if packet not in known and self.promise(packet) is Promise.FORBIDDEN:
+                    control = _to(target, passing, source)
                     yield Question(packet, why, Promise.FORBIDDEN, control, shows)
 
     def _strangers(self, plain: Packet) -> Iterator[tuple[str, Packet, bool]]:

@@ -32,6 +32,7 @@ class Finding:
     :param explanation: the whole sentence, with rule or answer.
     :param where: the amphora, for rulesets.
     :param pcap: the capture, for packets that were sent.
+    :param summary: what is to be said first, where the packet is not the point.
     """
 
     view: View
@@ -40,6 +41,7 @@ class Finding:
     explanation: str
     where: str = ""
     pcap: Path | None = None
+    summary: str = ""
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -62,6 +64,9 @@ def briefly(packet: Packet) -> str:
     else:
         what = name
     state = "" if packet.state == "new" else f" ({packet.state})"
+    if packet.leaving:
+        where = f"to {packet.destination} by {packet.interface}"
+        return f"{name} from port {packet.sport}{state} {where}"
     return f"{what}{state} from {packet.source} on {packet.interface}"
 
 
@@ -100,6 +105,8 @@ class Agreement:
             )
             return f"{' = '.join(views)} for load balancer {self.name}."
         worst = self.findings[0]
+        if worst.summary:
+            return worst.summary
         packet = briefly(worst.packet)
         places = sorted({f.view for f in self.findings}, key=list(View).index)
         seen = " and ".join(
@@ -112,6 +119,8 @@ class Agreement:
                 f"Load balancer {self.name} {does} {packet}, and its ruleset says the "
                 f"opposite ({seen})."
             )
+        if worst.packet.leaving:
+            return f"Load balancer {self.name} keeps back {packet}, which has to leave ({seen})."
         if worst.too_open:
             return f"Load balancer {self.name} lets in {packet}, which may not pass ({seen})."
         return f"Load balancer {self.name} keeps out {packet}, which has to pass ({seen})."

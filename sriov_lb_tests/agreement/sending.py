@@ -33,6 +33,7 @@ def sendable(packet: Packet, vip_interface: str) -> bool:
     """Whether a host on the VIP network can send it, without a flow it belongs to."""
     return (
         packet.interface == vip_interface
+        and not packet.leaving
         and packet.state in SENDABLE
         and not packet.extra
     )

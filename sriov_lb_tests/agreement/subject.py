@@ -23,12 +23,14 @@ class Subject:
     """API objects of one load balancer, names as in the REST API.
 
     :param amphorae: those that serve it; empty where the API hides them.
+    :param subnets: CIDRs of its VIPs' subnets, where they are known.
     """
 
     load_balancer: Mapping[str, Any]
     listeners: tuple[Mapping[str, Any], ...]
     pools: tuple[Mapping[str, Any], ...] = ()
     amphorae: tuple[Mapping[str, Any], ...] = ()
+    subnets: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -37,6 +39,7 @@ class Subject:
         listeners: Iterable[Any],
         pools: Iterable[Any] = (),
         amphorae: Iterable[Any] = (),
+        subnets: Iterable[str] = (),
     ) -> Subject:
         """From mappings or SDK objects."""
         return cls(
@@ -44,6 +47,7 @@ class Subject:
             tuple(map(plain, listeners)),
             tuple(map(plain, pools)),
             tuple(map(plain, amphorae)),
+            tuple(subnets),
         )
 
     @property
@@ -63,6 +67,7 @@ class Subject:
             pools=self.pools,
             own=own,
             peers=[one for one in self.addresses if one != own] if own else (),
+            subnets=self.subnets,
             vip_interface=VIP_INTERFACE,
         )
 

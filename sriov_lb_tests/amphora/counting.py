@@ -3,9 +3,12 @@
 
 Octavia's reloads replace only its own table, so ours survives them. It counts frames from one MAC
 at three places: where packets arrive (before defragmentation and conntrack), just before the
-filter, and just after it. The key is what every probe of ours carries in its network header:
-identification (IPv4) or flow label (IPv6). Those repeat after 65,535 frames, so counts are read per
-test, not per run.
+filter, and just after it. What the kernel discards before any hook (another station's frame, a VLAN
+it is not in, a header that is no header, IPv6 from loopback or multicast) is seen at none of them;
+the catalogue says so of its cases (``Case.lost``).
+
+The key is what every probe of ours carries in its network header: identification (IPv4) or flow
+label (IPv6). Those repeat after 65,535 frames, so counts are read per test, not per run.
 """
 
 from __future__ import annotations
@@ -83,11 +86,20 @@ class Counts:
         key = keys(identity)[version]
         return {stage: self.by_stage.get((stage, version), {}).get(key, 0) for stage in Stage}
 
-    def reached(self, identity: Carrier, version: int) -> Expected:
-        """How far frames of one identity came: ACCEPT, DROP or BEFORE_FILTER."""
+    def reached(self, identity: Carrier, version: int, frames: int = 1) -> Expected:
+        """How far frames of one identity came: ACCEPT, DROP, BEFORE_FILTER or NOT_ARRIVED.
+
+        BEFORE_FILTER is what the counters prove: it was seen at arrival and no later. What was
+        never seen may have been lost anywhere.
+
+        :param frames: how many frames are the packet. A piece that is missing explains why the
+            whole went no further, so then it has not arrived.
+        """
         found = self.of(identity, version)
         if found[Stage.PASSED_FILTER]:
             return Expected.ACCEPT
+        if found[Stage.ARRIVED] < frames:
+            return Expected.NOT_ARRIVED
         return Expected.DROP if found[Stage.REACHED_FILTER] else Expected.BEFORE_FILTER
 
     def total(self, stage: Stage) -> int:

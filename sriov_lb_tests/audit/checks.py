@@ -16,6 +16,9 @@ from sriov_lb_tests.policy.packet import Packet
 from sriov_lb_tests.policy.proof import disagreements
 from sriov_lb_tests.policy.ruleset import parse
 
+#: The listing of a kernel that nobody gave rules.
+NO_RULES = '{"nftables": []}'
+
 
 class State(enum.Enum):
     """How a check ended."""
@@ -159,18 +162,26 @@ def _kernel(on: Subject, seat: Seat) -> Check:
 def _disk(on: Subject, seat: Seat) -> Check:
     name = f"policy = rules file of {seat}, which its next reboot loads"
     started = time.monotonic()
-    policy = on.policy(seat.own)
+    policy, why, limit = on.policy(seat.own), "", 10
     try:
         text = seat.inside.rules_on_disk()
         if text is None:
-            return _check(name, (), ["there is no rules file, so a reboot would load none"])
-        found = disagreements(policy, parse(text))
+            why = "there is no rules file, so a reboot would load no rules: "
     except errors.CommandFailed as error:
-        return _check(name, (), [f"the rules file does not load: {error.stderr.strip()}"])
+        # nft loads a file as a whole or not at all.
+        text = None
+        why = f"the rules file does not load ({error.stderr.strip()}), so a reboot has no rules: "
+    except errors.SriovLbError as error:
+        return _check(name, (), [str(error)])
+    if text is None:
+        text, limit = NO_RULES, 1
+    try:
+        found = disagreements(policy, parse(text), limit=limit)
     except errors.SriovLbError as error:
         return _check(name, (), [str(error)])
     witnesses = [
-        Witness(one.packet, one.too_open, str(one)) for one in (*found.too_open, *found.too_closed)
+        Witness(one.packet, one.too_open, f"{why}{one}")
+        for one in (*found.too_open, *found.too_closed)
     ]
     return _check(name, witnesses, seconds=time.monotonic() - started)
 
@@ -194,7 +205,9 @@ def wire(on: Subject, vantage: Any, reach: Reach, counted: Sequence[Seat] = ()) 
     name = f"policy = wire, from {vantage.name}"
     started = time.monotonic()
     try:
-        found: Agreement = look(on, counted, vantage, reach, thorough=True)
+        found: Agreement = look(
+            on, counted, vantage, reach, thorough=True, bases=on.addresses
+        )
     except errors.SriovLbError as error:
         return _check(name, (), [str(error)], seconds=time.monotonic() - started)
     witnesses = [_witness(one) for one in found.findings if one.view is not View.RULESET]

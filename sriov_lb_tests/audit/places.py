@@ -143,7 +143,20 @@ def subject(user: Any, admin: Any, lb: Any) -> tuple[Subject, str]:
     except sdk.HttpException as error:
         amphorae = []
         hidden = f"the API does not show amphorae to this cloud's user ({error.message or error})"
-    return Subject.of(lb, listeners, pools, amphorae), hidden
+    return Subject.of(lb, listeners, pools, amphorae, subnets(user, lb)), hidden
+
+
+def subnets(user: Any, lb: Any) -> list[str]:
+    """CIDRs of the VIPs' subnets, as far as Neutron shows them: without them it is not known that
+    nobody sends from their broadcast addresses."""
+    found = []
+    for wanted in (lb.vip_subnet_id, *(v.get("subnet_id") for v in lb.additional_vips or ())):
+        if wanted:
+            try:
+                found.append(user.network.get_subnet(wanted).cidr)
+            except sdk.SDKException:
+                continue
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,10 @@ from sriov_lb_tests.policy.ruleset import (
 #: Hooks a packet for the host itself passes.
 INPUT = ("ingress", "prerouting", "input")
 
-#: Conntrack looks at packets at this priority of prerouting; before, rules see no state.
+#: Hooks a packet of the host itself passes.
+OUTPUT = ("output", "postrouting")
+
+#: Conntrack looks at packets at this priority of prerouting and output; before, rules see no state.
 CONNTRACK_PRIORITY = -200
 
 #: Jumps that follow each other; nftables itself refuses more than 16.
@@ -76,9 +79,14 @@ def seen_state(chain: Chain, state: int, untracked: bool) -> int:
     if untracked:
         return STATES["untracked"]
     early = chain.hook == "ingress" or (
-        chain.hook == "prerouting" and chain.priority < CONNTRACK_PRIORITY
+        chain.hook in ("prerouting", "output") and chain.priority < CONNTRACK_PRIORITY
     )
     return STATES["invalid"] if early else state
+
+
+def first_only(chain: Chain) -> Chance:
+    """Of a flow's packets only the first meets a nat chain (nf_nat_inet_fn), whatever it drops."""
+    return Chance(f"{chain} is a nat chain, which only the first packet of a flow meets")
 
 
 class _Walk:
@@ -88,6 +96,19 @@ class _Walk:
         self.state = self.values["state"]
         self.untracked = False
         self.trace: list[Step] = []
+
+    def meets(self, chain: Chain) -> bool:
+        """Whether the packet comes by a base chain at all."""
+        if chain.device is not None and chain.device != self.packet.interface:
+            return False
+        if chain.kind != "nat":
+            return True
+        # An ICMP error follows its flow; an expected flow begins as a new one does.
+        icmp = self.packet.protocol in (1, 58)
+        begins = self.state == STATES["new"] or (self.state == STATES["related"] and not icmp)
+        return (
+            begins and not self.untracked and self.chances.get(first_only(chain).what, True)
+        )
 
     # reading
 
@@ -110,10 +131,10 @@ class _Walk:
 
     def _plain(self, node: Field) -> int | str | None:
         quotes_icmp = self.packet.protocol in (1, 58)
-        if node.name == "interface":
-            return self.packet.interface
-        if node.name == "output":
-            return None  # a packet on its way in has none
+        if node.name in ("interface", "output"):
+            # A packet on its way in has no output interface, one that leaves no input interface.
+            there = self.packet.leaving == (node.name == "output")
+            return self.packet.interface if there else None
         if node.name == "version":
             # NFPROTO numbers differ (2, 10); the parser turns names into 4 and 6.
             return self.packet.version
@@ -124,7 +145,9 @@ class _Walk:
             return both if quotes_icmp else self.values["sport"]
         if node.name == "th_dport":
             return self.values["l4_checksum"] if quotes_icmp else self.values["dport"]
-        if node.name.startswith("ether_") and self.packet.interface == "lo":
+        if node.name.startswith("ether_") and (
+            self.packet.interface == "lo" or self.packet.leaving
+        ):
             return None
         return self.values[node.name]
 
@@ -184,7 +207,7 @@ class _Walk:
                 self.untracked = True
             elif isinstance(statement, Rewrite):
                 raise errors.UnknownExpression(
-                    f"A packet on its way in meets {statement.expression} in {chain} rule "
+                    f"A packet meets {statement.expression} in {chain} rule "
                     f"{rule.number}: what it becomes is not known.",
                     expression=statement.expression,
                 )
@@ -216,19 +239,21 @@ def evaluate(
     ruleset: Ruleset,
     packet: Packet,
     *,
-    hooks: Sequence[str] = INPUT,
+    hooks: Sequence[str] | None = None,
     chances: Mapping[str, bool] | None = None,
 ) -> Outcome:
     """What the ruleset does with a packet.
 
-    :param hooks: the hooks it passes, in order.
+    :param hooks: the hooks it passes, in order; by default those of its direction.
     :param chances: how limits and random numbers turn out, by ``Chance.what``; matching unless
         said otherwise.
     :raises UnknownExpression: it meets a rule that would rewrite it.
     """
     walk = _Walk(ruleset, packet, chances or {})
+    if hooks is None:
+        hooks = OUTPUT if packet.leaving else INPUT
     for chain in ruleset.path(packet.version, hooks):
-        if chain.device is not None and chain.device != packet.interface:
+        if not walk.meets(chain):
             continue
         verdict = walk.chain(chain, chain)
         if verdict is None:

@@ -2,9 +2,9 @@
 """What the API state of a load balancer promises about packets on its SR-IOV VIP port.
 
 A policy is an ordered list of clauses; the first clause that matches a packet decides it, and the
-last one forbids everything. A clause says REQUIRED (has to pass), FORBIDDEN (may not pass) or
-TOLERATED (nobody was promised either). It holds for a firewall that stands alone between the
-network and the load balancer: on an SR-IOV port there are no security groups.
+last one forbids everything that comes in. A clause says REQUIRED (has to pass), FORBIDDEN (may not
+pass) or TOLERATED (nobody was promised either). It holds for a firewall that stands alone between
+the network and the load balancer: on an SR-IOV port there are no security groups.
 
 The documentation's page about the policy is made from these clauses. Law is what the API promised
 its user, not what any release of Octavia happens to do.
@@ -13,6 +13,7 @@ its user, not what any release of Octavia happens to do.
 from __future__ import annotations
 
 import enum
+import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -72,6 +73,10 @@ LOOPBACK: dict[int, Intervals] = {
 }
 
 
+#: ICMP types that Linux takes for errors about a flow (RFC 792, RFC 4443, redirects included).
+ICMP_ERRORS: dict[int, Intervals] = {4: ((3, 5), (11, 12)), 6: ((0, 127), (137, 137))}
+
+
 @dataclass(frozen=True)
 class Match:
     """A set of packets: every field that is given has to match.
@@ -85,6 +90,7 @@ class Match:
     :param states: names of conntrack states.
     :param flags: ``(mask, value)`` on the TCP flags.
     :param hop_limit: hop limit or TTL.
+    :param leaving: packets that the amphora sends; otherwise those that come in.
     """
 
     interfaces: frozenset[str] | None = None
@@ -100,6 +106,7 @@ class Match:
     states: frozenset[str] | None = None
     flags: tuple[int, int] | None = None
     hop_limit: int | None = None
+    leaving: bool = False
 
     def __post_init__(self) -> None:
         needs_version = self.sources is not None or self.destinations is not None
@@ -110,7 +117,8 @@ class Match:
         """Whether the packet is in the set."""
         source, destination = address(packet.source)[1], address(packet.destination)[1]
         return (
-            (self.interfaces is None or packet.interface in self.interfaces)
+            self.leaving == packet.leaving
+            and (self.interfaces is None or packet.interface in self.interfaces)
             and packet.interface not in self.not_interfaces
             and self.version in (None, packet.version)
             and (self.sources is None or contains(self.sources, source))
@@ -256,6 +264,7 @@ class Policy:
         pools: Iterable[Mapping] = (),
         own: str | None = None,
         peers: Iterable[str] = (),
+        subnets: Iterable[str] = (),
         vip_interface: str = "eth1",
     ) -> Policy:
         """The policy of API objects (plain dicts, names as in the REST API).
@@ -265,7 +274,10 @@ class Policy:
             ``admin_state_up``, ``provisioning_status``.
         :param pools: ``session_persistence``, which decides whether a pair has stick tables.
         :param own: ``vrrp_ip`` of the amphora.
-        :param peers: ``vrrp_ip`` of the others (ACTIVE_STANDBY).
+        :param peers: ``vrrp_ip`` of the others (ACTIVE_STANDBY). Without them, as where the API
+            hides amphorae, nobody is promised VRRP.
+        :param subnets: CIDRs of the VIPs' subnets, if known: nobody sends from their broadcast
+            addresses.
         """
         vips = [load_balancer["vip_address"]]
         vips += [vip["ip_address"] for vip in load_balancer.get("additional_vips") or ()]
@@ -273,7 +285,7 @@ class Policy:
         up = bool(load_balancer.get("admin_state_up", True))
         peers = tuple(peers)
         kinds = {(pool.get("session_persistence") or {}).get("type") for pool in pools}
-        writer = _Writer(tuple(vips), own, peers, vip_interface)
+        writer = _Writer(tuple(vips), own, peers, vip_interface, _broadcasts(subnets))
         clauses = writer.write(parsed, up, bool(kinds & {"SOURCE_IP", "APP_COOKIE"}))
         return cls(clauses, parsed, tuple(vips), own, peers, vip_interface)
 
@@ -307,6 +319,16 @@ class Policy:
         return clause.reason
 
 
+def _broadcasts(subnets: Iterable[str]) -> Intervals:
+    """IPv4 broadcast addresses of networks; one of two addresses or one has none (RFC 3021)."""
+    found = []
+    for text in subnets:
+        one = ipaddress.ip_network(text, strict=False)
+        if one.version == 4 and one.prefixlen < 31:
+            found.append((int(one.broadcast_address),) * 2)
+    return canonical(found)
+
+
 @dataclass
 class _Writer:
     """Writes the clauses down, in their order."""
@@ -315,6 +337,7 @@ class _Writer:
     own: str | None
     peers: tuple[str, ...]
     vip: str
+    broadcasts: Intervals
     clauses: list[Clause] = field(default_factory=list)
 
     def add(
@@ -337,6 +360,7 @@ class _Writer:
         self._neighbours()
         self._loopback(any(entry.kind == "PROMETHEUS" for entry in served))
         self._tolerated(listeners)
+        self._leaving(served)
         self.clauses.append(DEFAULT)
         return tuple(self.clauses)
 
@@ -350,7 +374,8 @@ class _Writer:
                     continue
                 # A packet that says it comes from the amphora itself is nobody's request.
                 own = self.addresses(version, [self.own]) if self.own else ()
-                odd = canonical([*IMPOSSIBLE_SOURCES[version], *vips, *own])
+                everybody = self.broadcasts if version == 4 else ()
+                odd = canonical([*IMPOSSIBLE_SOURCES[version], *vips, *own, *everybody])
                 matches.append(
                     Match(
                         interfaces=frozenset({self.vip}),
@@ -498,7 +523,8 @@ class _Writer:
             Promise.TOLERATED,
             [Match(interfaces=loop)],
             "what the amphora says to itself never was on a network",
-            "(no promise)",
+            "RFC 1122 section 3.2.1.3 (g), RFC 4291 section 2.5.3: not to appear outside a host, "
+            "so no user of the network is promised anything of it",
         )
 
     def _tolerated(self, listeners: Sequence[Listener]) -> None:
@@ -506,9 +532,21 @@ class _Writer:
         self.add(
             "flows without a listener's promise",
             Promise.TOLERATED,
-            [Match(states=frozenset({"established", "related"}))],
-            "conntrack knows the flow; who may not begin one has none",
-            "(no promise)",
+            [
+                Match(states=frozenset({"established"})),
+                *(
+                    Match(
+                        states=frozenset({"related"}),
+                        version=version,
+                        protocols=protocols,
+                        icmp_types=ICMP_ERRORS[version],
+                    )
+                    for version, protocols in ((4, v4), (6, v6))
+                ),
+            ],
+            "a flow is established once a packet went each way, and its first one was judged as "
+            "new; of what is related only ICMP errors, not the flows that a helper expects",
+            "nft(8), ct state: who may not begin a flow has none, so nothing more need be promised",
         )
         self.add(
             "ICMP errors that fit no flow",
@@ -524,13 +562,24 @@ class _Writer:
             "what every OpenStack port lets in",
             Promise.TOLERATED,
             [
-                # Of either family: the ports are what makes it an answer of DHCP.
-                Match(protocols=udp, sport=((67, 67),), dport=((68, 68),)),
-                Match(protocols=udp, sport=((547, 547),), dport=((546, 546),)),
+                Match(version=4, protocols=udp, sport=((67, 67),), dport=((68, 68),)),
+                Match(version=6, protocols=udp, sport=((547, 547),), dport=((546, 546),)),
                 Match(version=6, protocols=v6, icmp_types=((130, 136), (143, 143))),
             ],
             "address configuration and neighbour discovery: security groups let them in as well",
             "Neutron security groups: default rules of each port (DHCP, RA, NS, NA, MLD)",
+        )
+        self.add(
+            "DHCP answers over the other IP version",
+            Promise.TOLERATED,
+            [
+                Match(version=6, protocols=udp, sport=((67, 67),), dport=((68, 68),)),
+                Match(version=4, protocols=udp, sport=((547, 547),), dport=((546, 546),)),
+            ],
+            "a leniency of this policy and not a rule of Neutron's: rules that name the ports and "
+            "no IP version let them in, and no client of DHCP listens there",
+            "none: Neutron's default rules are per ethertype (67 to 68 IPv4, 547 to 546 IPv6), and "
+            "so are RFC 2131 section 4.1 and RFC 8415 section 7.2",
         )
         anywhere = {"interfaces": frozenset({self.vip})}
         for entry in listeners:
@@ -564,7 +613,7 @@ class _Writer:
             )
             for peer in self.peers
             for protocols, dport in (
-                (frozenset({headers.VRRP, 51}), None),
+                (frozenset({headers.VRRP}), None),
                 (frozenset({headers.TCP}), ((PEER_PORT, PEER_PORT),)),
             )
         ]
@@ -572,6 +621,41 @@ class _Writer:
             "the peer, beyond its needs",
             Promise.TOLERATED,
             pair,
-            "VRRP (also with AH) to the VIP, stick tables nobody asked for",
-            "(no promise)",
+            "VRRP to the VIP, stick tables nobody asked for",
+            "keepalived_base.template: unicast_peer names base ports' addresses and no AH; haproxy "
+            "macros.j2 has no peers without such persistence: a pair needs neither",
+        )
+
+    def _leaving(self, served: Sequence[Listener]) -> None:
+        answers = []
+        # Answers of UDP and SCTP listeners are passed on by ip_vs: they are not the host's own.
+        for entry in (entry for entry in served if entry.protocol == headers.TCP):
+            for version in (4, 6):
+                vips = self.addresses(version, self.vips)
+                if vips and entry.sources(version):
+                    answers.append(
+                        Match(
+                            leaving=True,
+                            interfaces=frozenset({self.vip}),
+                            version=version,
+                            sources=vips,
+                            protocols=frozenset({headers.TCP}),
+                            sport=((entry.port, entry.port),),
+                            states=frozenset({"established"}),
+                        )
+                    )
+        self.add(
+            "answers of listeners",
+            Promise.REQUIRED,
+            answers,
+            "whoever was let in is answered, by TCP from the VIP and the listener's port",
+            "api-ref listener: a request is answered",
+        )
+        self.add(
+            "everything else that leaves",
+            Promise.TOLERATED,
+            [Match(leaving=True)],
+            "the amphora's own speech is nobody's request, and the API does not say to whom it has "
+            "to speak",
+            "admin guide SR-IOV: the amphora's own rules are about what reaches the VIP",
         )

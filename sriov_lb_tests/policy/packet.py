@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A packet as firewall rules see it: the headers, and what conntrack says of it."""
+"""A packet as firewall rules see it: the headers, its direction, and what conntrack says of it."""
 
 from __future__ import annotations
 
@@ -68,14 +68,15 @@ WIDTHS = {
 
 @dataclass(frozen=True)
 class Packet:
-    """One packet as it reaches the amphora.
+    """One packet as it reaches the amphora, or leaves it.
 
-    :param interface: name of the interface it came in on.
+    :param interface: name of the interface it came in on, or leaves by.
     :param source, destination: addresses, text, of one family.
     :param protocol: upper-layer protocol number (after IPv6 extension headers).
     :param state: what conntrack says: ``new``, ``established``, ``related``, ``invalid`` or
         ``untracked``.
     :param extra: further fields by the names in ``WIDTHS``; absent ones are 0.
+    :param leaving: the amphora sends it.
     """
 
     interface: str
@@ -90,6 +91,7 @@ class Packet:
     hop_limit: int = 64
     state: str = "new"
     extra: Mapping[str, int] = field(default_factory=dict)
+    leaving: bool = False
 
     @property
     def version(self) -> int:
@@ -128,7 +130,8 @@ class Packet:
             what = f"TCP {'+'.join(names).upper() or 'without flags'}"
         elif self.protocol in (ICMP, ICMPV6):
             what = f"{name} type {self.icmp_type} code {self.icmp_code}"
-        text = f"{what} from {source} to {destination} on {self.interface} (state {self.state}"
+        way = "leaving by" if self.leaving else "on"
+        text = f"{what} from {source} to {destination} {way} {self.interface} (state {self.state}"
         if self.hop_limit != 64:
             text += f", hop limit {self.hop_limit}"
         interesting = {k: v for k, v in self.extra.items() if v}

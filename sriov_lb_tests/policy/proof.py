@@ -4,7 +4,11 @@
 Every header field is a bit vector; the ruleset becomes a formula "accepts", the policy two,
 "required" and "forbidden"; z3 looks for a packet in ``accepts and forbidden`` (too open) and in
 ``required and not accepts`` (too closed). No packet means that there is none among all sources,
-ports, protocols, ICMP types, states and interfaces, not that none was found.
+ports, protocols, ICMP types, states and interfaces, not that none was found. Interfaces are those
+that are there, those that rules name, and one that neither is: the next member may bring it.
+
+Packets that leave are asked about as well, in the output and postrouting hooks, where an answer may
+be kept back. Forwarding, and what is no IP packet (ARP), are not looked at.
 
 Membership in a set of several intervals is first a plain yes-or-no unknown, one for each set. If
 even then no packet exists, there is none; that decides clean rulesets in a fraction of a second.
@@ -14,6 +18,7 @@ Otherwise only the sets about which z3's packet is wrong are spelled out, and z3
 from __future__ import annotations
 
 import itertools
+import string
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,13 +31,21 @@ from sriov_lb_tests.policy import render
 from sriov_lb_tests.policy.evaluate import (
     DEEPEST,
     INPUT,
+    OUTPUT,
     Outcome,
     evaluate,
+    first_only,
     matches_name,
     seen_state,
 )
 from sriov_lb_tests.policy.intervals import Intervals, address, contains, text_of
-from sriov_lb_tests.policy.model import IMPOSSIBLE_SOURCES, Clause, Policy, Promise
+from sriov_lb_tests.policy.model import (
+    ICMP_ERRORS,
+    IMPOSSIBLE_SOURCES,
+    Clause,
+    Policy,
+    Promise,
+)
 from sriov_lb_tests.policy.model import Match as PolicyMatch
 from sriov_lb_tests.policy.packet import STATE_NAMES, STATES, WIDTHS, Packet
 from sriov_lb_tests.policy.ruleset import (
@@ -54,6 +67,9 @@ from sriov_lb_tests.policy.ruleset import (
 
 #: Sets of at least this many intervals are unknowns first.
 LARGE = 2
+
+#: An interface that is not there yet, and that no rule names.
+ANOTHER = "another"
 
 
 @dataclass(frozen=True)
@@ -103,9 +119,15 @@ class Disagreements:
 
 @dataclass
 class _Space:
-    """The unknowns: one bit vector for each header field, and how to speak about them."""
+    """The unknowns: one bit vector for each header field, and how to speak about them.
+
+    :param leaving: packets of the amphora itself; otherwise those that come in.
+    :param expects: rules make flows expected, see ``Ruleset.expects``.
+    """
 
     interfaces: tuple[str, ...]
+    leaving: bool = False
+    expects: bool = False
     fields: dict[str, z3.BitVecRef] = field(default_factory=dict)
     chances: dict[str, z3.BoolRef] = field(default_factory=dict)
     #: Sets that are unknowns: what stands for membership, of what, in what.
@@ -119,7 +141,7 @@ class _Space:
         self.fields = {name: z3.BitVec(name, width) for name, width in WIDTHS.items()}
         self.v6 = z3.Bool("v6")
         self.v4 = z3.Not(self.v6)
-        self.interface = z3.BitVec("interface", 8)
+        self.interface = z3.BitVec("interface", 16)
 
     def chance(self, what: str) -> z3.BoolRef:
         return self.chances.setdefault(what, z3.Bool(f"chance: {what}"))
@@ -175,10 +197,15 @@ class _Space:
         return [unknown == _spell(term, intervals) for unknown, term, intervals in self.large]
 
     def feasible(self) -> z3.BoolRef:
-        """Packets that exist: known states and interfaces, and what conntrack says of ND.
+        """Packets that exist: known states and interfaces, and what conntrack says of ICMP.
 
         nf_conntrack_proto_icmpv6.c: types 130 to 136 and 143 are untracked, or invalid when
         damaged. Nothing else is untracked by itself; what rules exempt is known where they are.
+
+        Related are ICMP errors about a flow (nf_conntrack_proto_icmp.c and _icmpv6.c) and what a
+        helper expects, which rules have to ask for.
+
+        Of what leaves, answers are all that is promised: other states are not looked at.
         """
         state, kind = self.fields["state"], self.fields["icmp_type"]
         untracked = z3.And(
@@ -187,11 +214,24 @@ class _Space:
             _spell(kind, ((130, 136), (143, 143))),
         )
         quiet = [STATES["untracked"], STATES["invalid"]]
+        errors_about_flows = _any(
+            [
+                _all([self.version(version), self.fields["protocol"] == protocol,
+                      _spell(kind, types)])
+                for version, protocol, types in (
+                    (4, headers.ICMP, ICMP_ERRORS[4]),
+                    (6, headers.ICMPV6, ICMP_ERRORS[6]),
+                )
+            ]
+        )  # fmt: skip
+        related = _TRUE if self.expects else errors_about_flows
         return z3.And(
             z3.ULT(self.interface, len(self.interfaces)),
             _any([state == number for number in STATES.values()]),
             z3.Implies(untracked, _any([state == number for number in quiet])),
             z3.Implies(state == STATES["untracked"], untracked),
+            z3.Implies(state == STATES["related"], related),
+            state == STATES["established"] if self.leaving else _TRUE,
             # A packet off the wire carries no mark.
             self.fields["mark"] == 0,
         )
@@ -258,17 +298,31 @@ class _RulesetFormula:
         self.mark, self.untracked = self.space.fields["mark"], _FALSE
         path = _TRUE
         for chain in self.ruleset.path(version, self.hooks):
-            here = path
-            if chain.device is not None:
-                here = _all([path, self.space.on([chain.device])])
-            ends = self.chain(chain, chain, here, 0)
+            met = self.met(chain)
+            ends = self.chain(chain, chain, _all([path, met]), 0)
             past = [ends.accept]
             if chain.policy == "accept":
                 past.append(ends.over)
-            if chain.device is not None:
-                past.append(_all([path, z3.Not(self.space.on([chain.device]))]))
+            if met is not _TRUE:
+                past.append(_all([path, z3.Not(met)]))
             path = _any(past)
         return path
+
+    def met(self, chain: Chain) -> z3.BoolRef:
+        """The condition under which a packet comes by a base chain at all."""
+        terms = []
+        if chain.device is not None:
+            terms.append(self.space.on([chain.device]))
+        if chain.kind == "nat":
+            icmp = _any([self.space.equal("protocol", n) for n in (headers.ICMP, headers.ICMPV6)])
+            expected = _all([self.space.equal("state", STATES["related"]), z3.Not(icmp)])
+            terms += [
+                _any([self.space.equal("state", STATES["new"]), expected]),
+                self.space.chance(first_only(chain).what),
+            ]
+            if self.untracked is not _FALSE:
+                terms.append(z3.Not(self.untracked))
+        return _all(terms)
 
     def chain(self, chain: Chain, hooked: Chain, path: z3.BoolRef, depth: int) -> _Ends:
         if depth > DEEPEST:
@@ -343,7 +397,7 @@ class _RulesetFormula:
                 reached.add(self.space.feasible(), path, *conditions, *self.space.spelled())
                 if reached.check() != z3.unsat:
                     raise errors.UnknownExpression(
-                        f"Packets on their way in meet {statement.expression} in {chain} rule "
+                        f"Packets meet {statement.expression} in {chain} rule "
                         f"{rule.number}: what they become is not known.",
                         expression=statement.expression,
                     )
@@ -421,10 +475,11 @@ class _RulesetFormula:
             found["version", low.version] = self.space.version(low.version)
             if low.protocol is not None:
                 found["protocol", low.protocol] = self.space.equal("protocol", low.protocol)
-            if low.name == "output":
-                found["output"] = _FALSE
+            if low.name == ("interface" if self.space.leaving else "output"):
+                found["interface"] = _FALSE
             if low.name.startswith("ether_"):
-                found["ether"] = z3.Not(self.space.on(["lo"]))
+                there = _FALSE if self.space.leaving else z3.Not(self.space.on(["lo"]))
+                found["ether"] = there
         return _all(list(found.values()))
 
     def term(self, node: Node, hooked: Chain) -> z3.BitVecRef:
@@ -537,7 +592,13 @@ def _policy_formula(space: _Space, policy: Policy) -> _PolicyFormula:
     for promise, group in itertools.groupby(policy.clauses, key=lambda clause: clause.promise):
         holding = []
         for clause in group:
-            holds = _any([_policy_match(space, match) for match in clause.matches])
+            holds = _any(
+                [
+                    _policy_match(space, match)
+                    for match in clause.matches
+                    if match.leaving == space.leaving
+                ]
+            )
             decided[clause.name] = holds
             holding.append(holds)
         whole = _any(holding)
@@ -630,6 +691,7 @@ def _packet(space: _Space, model: z3.ModelRef) -> Packet:
         hop_limit=values["hop_limit"],
         state=STATE_NAMES[values["state"]],
         extra={k: v for k, v in values.items() if k not in special and v},
+        leaving=space.leaving,
     )
 
 
@@ -649,9 +711,10 @@ class _Search:
         interfaces: Sequence[str],
         hooks: Sequence[str],
         within: Sequence[PolicyMatch] | None = None,
+        leaving: bool = False,
     ) -> None:
         self.policy, self.ruleset, self.hooks = policy, ruleset, hooks
-        self.space = _Space(tuple(interfaces))
+        self.space = _Space(_all_interfaces(interfaces, ruleset), leaving, ruleset.expects)
         self.accepts = _accepts(self.space, ruleset, hooks)
         self.wanted = _policy_formula(self.space, policy)
         self.within = (
@@ -683,22 +746,26 @@ class _Search:
             intervals = IMPOSSIBLE_SOURCES[version]
             return z3.Not(_spell(fields[f"source{version}"], intervals))
 
+        near, far, here, there = "destination", "source", "dport", "sport"
+        if space.leaving:
+            near, far, here, there = far, near, there, here
+        flags = headers.SYN | headers.ACK if space.leaving else headers.SYN
         wishes = [
             space.on([self.policy.vip_interface]),
             fields["state"] == STATES["new"],
             z3.Not(space.v6) if 4 in vips else space.v6,
             fields["protocol"] == headers.TCP,
-            fields["tcp_flags"] == headers.SYN,
-            _any([fields["dport"] == entry.port for entry in self.policy.listeners]),
-            fields["sport"] == 40000,
+            fields["tcp_flags"] == flags,
+            _any([fields[here] == entry.port for entry in self.policy.listeners]),
+            fields[there] == 40000,
             fields["hop_limit"] == 64,
             z3.And(source_is_possible(4), source_is_possible(6)),
         ]
         for version, number in vips.items():
-            wishes.append(fields[f"destination{version}"] == number)
+            wishes.append(fields[f"{near}{version}"] == number)
         # Documentation prefixes, then anything that is not the VIP itself.
-        wishes.append(z3.Extract(31, 8, fields["source4"]) == 0xCB0071)
-        wishes.append(z3.Extract(127, 96, fields["source6"]) == 0x20010DB8)
+        wishes.append(z3.Extract(31, 8, fields[f"{far}4"]) == 0xCB0071)
+        wishes.append(z3.Extract(127, 96, fields[f"{far}6"]) == 0x20010DB8)
         plain = set(WIDTHS) - {
             "protocol", "source4", "source6", "destination4", "destination6", "sport", "dport",
             "tcp_flags", "icmp_type", "hop_limit", "state",
@@ -727,9 +794,12 @@ class _Search:
                 f"{outcome.verdict} and {clause.promise.value}.",
                 remedy="Report this as a bug of the plugin, with the ruleset.",
             )
-        return Witness(packet, clause, outcome, self._sentence(packet, clause, outcome))
+        sentence = self._sentence(packet, clause, outcome, chances)
+        return Witness(packet, clause, outcome, sentence)
 
-    def _sentence(self, packet: Packet, clause: Clause, outcome: Outcome) -> str:
+    def _sentence(
+        self, packet: Packet, clause: Clause, outcome: Outcome, chances: dict[str, bool]
+    ) -> str:
         why = self.policy.explain(packet)
         step = outcome.decided
         if step is None:
@@ -738,9 +808,15 @@ class _Search:
             how = f"no rule of {step.chain} matches and its policy is {step.verdict}"
         else:
             how = f"{step.chain} rule {step.rule.number} `{render.rule_text(step.rule)}`"
-        chances = " (depending on a limit or a random number)" if self.space.chances else ""
-        does = "lets it in" if outcome.accepted else "does not let it in"
-        return f"{packet} {clause.promise.value} ({why}), but the ruleset {does}: {how}{chances}."
+        depends = ""
+        for what, happens in chances.items():
+            other = {**chances, what: not happens}
+            turned = evaluate(self.ruleset, packet, hooks=self.hooks, chances=other)
+            if turned.accepted != outcome.accepted:
+                depends = f" (depending on a limit or on what else changes: {what[:120]})"
+        way = "out" if packet.leaving else "in"
+        does = f"lets it {way}" if outcome.accepted else f"does not let it {way}"
+        return f"{packet} {clause.promise.value} ({why}), but the ruleset {does}: {how}{depends}."
 
     def _alike(self, witness: Witness) -> z3.BoolRef:
         """Packets that would tell a reader nothing new: same family, protocol, port (or ICMP
@@ -760,6 +836,30 @@ class _Search:
         return _all(terms)
 
 
+def _all_interfaces(there: Iterable[str], ruleset: Ruleset) -> tuple[str, ...]:
+    """Those that are there, then one for each way in which rules tell interfaces apart."""
+    patterns = ruleset.interfaces()
+    named = {name for name in patterns if not name.endswith("*")}
+    for pattern in sorted(patterns - named):
+        # One that this pattern matches and that no rule names in full.
+        named.add(_unlike(pattern[:-1] + "0", named))
+    prefixes = [name[:-1] for name in patterns if name.endswith("*")]
+    candidates = [f"{letter}{ANOTHER}" for letter in ("", *string.ascii_lowercase)]
+    unnamed = [
+        name
+        for name in candidates
+        if not any(prefix and name.startswith(prefix) for prefix in prefixes)
+    ]
+    last = [_unlike(name, {*there, *named}) for name in unnamed[:1]]
+    return tuple(dict.fromkeys([*there, *sorted(named), *last]))
+
+
+def _unlike(name: str, others: set[str]) -> str:
+    while name in others:
+        name += "0"
+    return name
+
+
 def disagreements(
     policy: Policy,
     ruleset: Ruleset,
@@ -771,19 +871,29 @@ def disagreements(
 ) -> Disagreements:
     """Compare promise and rules over all packets.
 
-    :param interfaces: the interfaces packets may come in on; the policy's VIP interface is added
-        if missing.
+    :param interfaces: the interfaces that are there; the policy's VIP interface is added if
+        missing. What has to pass has to on these; what may not pass may not on any.
     :param limit: witnesses of each kind.
     :param within: only packets that one of these matches, such as those that a host on the VIP
-        network is able to send.
+        network is able to send; then nothing is said of what leaves.
     :raises UnknownExpression: the ruleset cannot be decided.
     """
     started = time.monotonic()
     names = list(dict.fromkeys([policy.vip_interface, *interfaces]))
     search = _Search(policy, ruleset, names, hooks, within)
     opened, more = search.find(z3.And(search.wanted.forbidden, search.accepts), limit)
-    closed, others = search.find(z3.And(search.wanted.required, z3.Not(search.accepts)), limit)
+    closed, others = search.find(_closed(search, names), limit)
+    # Without rules for what leaves, everything does.
+    if within is None and any(chain.hook in OUTPUT for chain in ruleset.chains.values()):
+        out = _Search(policy, ruleset, names, OUTPUT, leaving=True)
+        kept, still = out.find(_closed(out, names), limit)
+        closed, others = closed + kept, others or still
     return Disagreements(tuple(opened), tuple(closed), more or others, time.monotonic() - started)
+
+
+def _closed(search: _Search, there: Sequence[str]) -> z3.BoolRef:
+    """What has to pass on the interfaces that are there, and does not."""
+    return z3.And(search.wanted.required, z3.Not(search.accepts), search.space.on(there))
 
 
 @dataclass(frozen=True)
@@ -812,7 +922,8 @@ def difference(
 
     :raises UnknownExpression: one of them cannot be decided.
     """
-    space = _Space(tuple(interfaces))
+    named = [*interfaces, *_all_interfaces((), first), *_all_interfaces((), second)]
+    space = _Space(tuple(dict.fromkeys(named)), expects=first.expects or second.expects)
     one, other = _accepts(space, first, hooks), _accepts(space, second, hooks)
     model = _Solver(space, z3.Xor(one, other)).model()
     if model is None:

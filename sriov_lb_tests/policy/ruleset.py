@@ -4,8 +4,11 @@
 Every comparison becomes one :class:`Match`: a tuple of header fields, the rows of values they may
 have, and whether it is negated. Sets, intervals, prefixes, concatenations, anonymous or named,
 all end in rows. What this module does not know raises :class:`UnknownExpression` with the
-expression; what it knows but cannot decide from a packet (rate limits, random numbers) becomes
-:class:`Chance`, which a proof lets go either way.
+expression; what it knows but cannot decide from a packet (rate limits, random numbers, sets that
+rules fill or whose elements expire) becomes :class:`Chance`, which a proof lets go either way.
+
+Only what an IP packet of the host itself meets is kept apart by hook: tables of the families
+``bridge`` and ``arp`` and egress chains are read and never met.
 
 Source for names and numbers: libnftables-json(5) and nft(8); guards (``tcp dport`` implies
 protocol 6, ``icmp type`` also IPv4) as ``nft --debug=netlink`` of 1.0.6 shows them.
@@ -15,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sriov_lb_tests import errors
@@ -84,7 +87,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Chance:
-    """A condition outside the packet: a limit, a quota, a random number."""
+    """A condition outside the packet: a limit, a quota, a random number, a set that changes."""
 
     what: str
 
@@ -166,6 +169,8 @@ class Ruleset:
     chains: dict[tuple[str, str, str], Chain]
     tables: list[tuple[str, str]] = field(default_factory=list)
     source: list = field(default_factory=list)
+    #: Rules give flows a conntrack helper or an expectation, which makes other flows `related`.
+    expects: bool = False
 
     def path(self, version: int, hooks: Sequence[str]) -> list[Chain]:
         """The base chains that a packet of an IP version passes at these hooks, in order.
@@ -183,6 +188,26 @@ class Ruleset:
     def chain(self, of: Chain, name: str) -> Chain:
         """The chain that a jump from chain ``of`` goes to."""
         return self.chains[of.family, of.table, name]
+
+    def interfaces(self) -> set[str]:
+        """Interfaces that rules name; ``eth*`` is a prefix."""
+        found = {chain.device for chain in self.chains.values() if chain.device is not None}
+        for chain in self.chains.values():
+            for rule in chain.rules:
+                for statement in rule.statements:
+                    for row in _rows(statement):
+                        for cell in row or ():
+                            found |= cell if isinstance(cell, frozenset) else set()
+        return found - {"*"}
+
+
+def _rows(statement: Statement) -> Iterable[tuple[Cell, ...] | None]:
+    """Everything that a statement compares its fields with."""
+    if isinstance(statement, Match):
+        return statement.rows
+    if isinstance(statement, (VerdictMap, SetMark)):
+        return [row for row, _ in statement.entries]
+    return ()
 
 
 # --- names -> numbers -----------------------------------------------------------------------
@@ -308,6 +333,10 @@ _INERT = {"counter", "log", "comment", "last", "secmark", "ct helper", "ct timeo
           "ct expectation"}  # fmt: skip
 #: Statements whose outcome depends on more than the packet.
 _CHANCES = {"limit", "quota", "ct count", "meter"}
+#: What the listing says beside the value of an element of a set, and decides nothing.
+_BESIDE_A_VALUE = {"val", "comment", "counter", "last"}
+#: Of ``meta KEY set``: what later rules and the way of the packet do not depend on.
+_INERT_META = {"nftrace", "priority"}
 _REWRITES = {"dnat", "redirect", "tproxy", "snat", "masquerade", "fwd", "dup", "flow",
              "synproxy"}  # fmt: skip
 _VERDICTS = {"accept", "drop", "reject", "jump", "goto", "return", "continue"}
@@ -330,6 +359,8 @@ class _Parser:
             )
         self.objects = listing["nftables"]
         self.sets: dict[tuple[str, str, str], Mapping] = {}
+        #: Sets that rules add to or delete from; the listing of nft 1.0.6 has no flag for it.
+        self.filled: set[tuple[str, str, str]] = set()
         self.where = "the ruleset"
         self.family = self.table = ""
 
@@ -347,6 +378,7 @@ class _Parser:
                 self.sets[value["family"], value["table"], value["name"]] = value
             elif kind == "rule":
                 rules.append(value)
+                self._note(ruleset, value)
             elif kind not in _KNOWN_OBJECTS:
                 raise _unknown("an object of unknown kind", entry, "the ruleset")
         for value in rules:
@@ -385,6 +417,16 @@ class _Parser:
         if chain.policy not in ("accept", "drop"):
             raise _unknown("an unknown chain policy", value, str(chain))
         ruleset.chains[chain.family, chain.table, chain.name] = chain
+
+    def _note(self, ruleset: Ruleset, rule: Mapping) -> None:
+        """What one rule means for others: it fills a set, it makes flows expected."""
+        for entry in rule.get("expr", []):
+            for kind in ("set", "map"):
+                if isinstance(entry, Mapping) and kind in entry:
+                    name = entry[kind][kind].removeprefix("@")
+                    self.filled.add((rule["family"], rule["table"], name))
+            if isinstance(entry, Mapping) and {"ct helper", "ct expectation"} & set(entry):
+                ruleset.expects = True
 
     def _check_targets(self, ruleset: Ruleset) -> None:
         for chain in ruleset.chains.values():
@@ -436,9 +478,10 @@ class _Parser:
         if kind in _INERT:
             return []
         if kind in ("set", "map"):
-            # Adds the packet to a set; with a limit in it, it also decides.
-            limited = any(_CHANCES & set(inner) for inner in value.get("stmt", []))
-            return [Chance(f"{json.dumps(entry)} in {self.where}")] if limited else []
+            # Adds the packet to a set: the rule ends here if the set is full or a limit is in it.
+            if value["op"] == "delete":
+                return []
+            return [Chance(f"{json.dumps(entry)} in {self.where}")]
         if kind in _CHANCES:
             return [Chance(f"{kind} {json.dumps(value)} in {self.where}")]
         if kind in _REWRITES:
@@ -561,6 +604,29 @@ class _Parser:
             return list(self.sets[key].get("elem", []))
         return None
 
+    def _changes(self, right: object, elements: Iterable[object]) -> str:
+        """Why a packet may be in the set now and not in a second, or the reverse; "" if neither.
+
+        ``filled`` when rules decide what is in it, otherwise only listed elements ever are.
+        """
+        named = isinstance(right, str)
+        key = self.family, self.table, right[1:] if named else ""
+        listed = self.sets[key] if named else {}
+        flags = listed.get("flags", [])
+        flags = {flags} if isinstance(flags, str) else set(flags)
+        if key in self.filled or "dynamic" in flags:
+            return "filled"
+        beside: set[str] = {kind for one in listed.get("stmt", []) for kind in one}
+        for one in elements:
+            if isinstance(one, Mapping) and "elem" in one:
+                beside |= set(one["elem"])
+        if "timeout" in flags or beside & {"timeout", "expires"}:
+            return "expires"
+        unknown = beside - _BESIDE_A_VALUE - _CHANCES
+        if unknown:
+            raise _unknown("an element with more than a value", sorted(unknown), self.where)
+        return "limited" if beside & _CHANCES else ""
+
     def _match(self, value: Mapping) -> list[Statement]:
         operation, left, right = value["op"], value["left"], value["right"]
         if isinstance(left, Mapping) and ("numgen" in left or "limit" in left):
@@ -568,8 +634,14 @@ class _Parser:
         nodes = self._nodes(left)
         elements = self._elements(right)
         if elements is not None and operation in ("==", "in", "!="):
-            rows = [self._element(nodes, one) for one in elements]
-            return [Match(nodes, merge_rows(rows), operation == "!=")]
+            rows = merge_rows([self._element(nodes, one) for one in elements])
+            changes = self._changes(right, elements)
+            if not changes:
+                return [Match(nodes, rows, operation == "!=")]
+            if changes == "filled" or operation == "!=":
+                rows = (tuple(_anything(node) for node in nodes),)
+            what = f"{json.dumps(value)} in {self.where}"
+            return [Match(nodes, rows), Chance(what)]
         if elements is not None or (len(nodes) > 1 and operation not in ("==", "!=")):
             raise _unknown("a comparison of unknown form", value, self.where)
         if operation == "in":
@@ -610,6 +682,8 @@ class _Parser:
         elements = self._elements(data)
         if elements is None:
             raise _unknown("a map of unknown form", data, self.where)
+        if self._changes(data, [key for key, _ in elements]):
+            raise _unknown("a map that changes by itself", data, self.where)
         return elements
 
     def _verdict_map(self, value: Mapping) -> VerdictMap:
@@ -626,6 +700,8 @@ class _Parser:
         key = value["key"]
         if isinstance(key, Mapping) and key.get("ct", {}).get("key") in ("mark", "label"):
             return []  # the connection's mark has no effect on this packet's way
+        if isinstance(key, Mapping) and key.get("meta", {}).get("key") in _INERT_META:
+            return []
         if key != {"meta": {"key": "mark"}}:
             return [Rewrite(json.dumps({"mangle": value}))]
         new = value["value"]
@@ -644,6 +720,11 @@ class _Parser:
 
 _KNOWN_OBJECTS = {"metainfo", "counter", "quota", "limit", "ct helper", "ct timeout",
                   "ct expectation", "element", "secmark", "synproxy", "flowtable"}  # fmt: skip
+
+
+def _anything(node: Node) -> Cell:
+    """All values that a field can have."""
+    return ((0, (1 << node.width) - 1),) if node.width else frozenset({"*"})
 
 
 def merge_rows(rows: list[tuple[Cell, ...]]) -> tuple[tuple[Cell, ...], ...]:

@@ -32,7 +32,8 @@ class Agrees:
         """What the APIs say of a load balancer now."""
         lbs = self.site.lbs
         amphorae = lbs.amphorae(lb.id) if self.stage.clouds.admin is not None else []
-        return Subject.of(lbs.show(lb.id), lbs.listeners(lb), lbs.pools(lb), amphorae)
+        subnets = [subnet.cidr for subnet in self.site.vip_net.subnets.values()]
+        return Subject.of(lbs.show(lb.id), lbs.listeners(lb), lbs.pools(lb), amphorae, subnets)
 
     def seats(self, subject: Subject) -> list[Seat]:
         """Its amphorae, where the tests may log in to them."""

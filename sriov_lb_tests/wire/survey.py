@@ -3,7 +3,8 @@
 
 Where somebody counts inside of the target (``sriov_lb_tests.amphora.counting``), the fate is what
 the counters say; otherwise it is what can be seen from outside, which for packets whose acceptance
-shows no answer is nothing: such findings are neither right nor wrong (``right`` is None).
+shows no answer is nothing. Such findings are neither right nor wrong (``right`` is None), and
+neither are those of frames that the counters never saw: the way there may have eaten them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sriov_lb_tests.packets.catalogue import Case, Context, Expected, cases
-from sriov_lb_tests.packets.probe import Identity, Probe
+from sriov_lb_tests.packets.probe import Identity, Link, Probe
 from sriov_lb_tests.wire.exchange import Observation, Verdict
 from sriov_lb_tests.wire.vantage import Vantage
 
@@ -24,12 +25,18 @@ _CAME_THROUGH = re.compile(
     r"^(RST|ICMP type 3 code [23]|ICMPv6 type 1 code 4|ICMPv6 type 4 code 1)$"
 )
 
+#: Addresses of the link, where only the number of frames matters.
+_ANY = Link("02:00:00:00:00:01", "02:00:00:00:00:02")
+
+#: Of frames with different fates the farthest one counts: one that was lost proves nothing.
+_FARTHEST = (Expected.ACCEPT, Expected.DROP, Expected.BEFORE_FILTER, Expected.NOT_ARRIVED)
+
 
 class Counting(Protocol):
     """What counters inside of the target say of a frame: how far it came."""
 
-    def reached(self, identity: Identity, version: int) -> Expected:
-        """ACCEPT, DROP or BEFORE_FILTER."""
+    def reached(self, identity: Identity, version: int, frames: int) -> Expected:
+        """ACCEPT, DROP, BEFORE_FILTER or NOT_ARRIVED (all of the ``frames`` one packet is in)."""
         ...
 
 
@@ -46,8 +53,16 @@ class Finding:
     fate: Expected | None
     right: bool | None
 
+    @property
+    def arrived(self) -> bool:
+        """False when the counters never saw the frame."""
+        return self.fate is not Expected.NOT_ARRIVED
+
     def __str__(self) -> str:
         case = self.case
+        if not self.arrived:
+            why = f" (which may be: {case.lost})" if case.lost else ""
+            return f"{case.id}: {case.description}: never arrived{why}. {self.observation}"
         if self.right is None:
             return f"{case.id}: {case.description}: no fate can be told. {self.observation}"
         word = "as it should" if self.right else f"but deserves {case.expected.value}"
@@ -97,12 +112,18 @@ def survey(
     for case, observation in zip(wanted, seen, strict=True):
         fate = None
         if counts is not None and case.counted and observation.identities:
-            fates = {counts.reached(one, case.version) for one in observation.identities}
-            # The farthest one counts: a frame that was lost proves nothing.
-            order = (Expected.ACCEPT, Expected.DROP, Expected.BEFORE_FILTER)
-            fate = next(one for one in order if one in fates)
+            probe = observation.probe
+            fates = {
+                counts.reached(one, case.version, len(probe.frames(_ANY, one)))
+                for one in observation.identities
+            }
+            fate = next(one for one in _FARTHEST if one in fates)
+            # Who is answered came in, whether the counters know the frame or not.
+            if fate is Expected.NOT_ARRIVED and seen_fate(case, observation) is Expected.ACCEPT:
+                fate = Expected.ACCEPT
         elif observation.verdict is not Verdict.INCONCLUSIVE:
             fate = seen_fate(case, observation)
-        right = None if fate is None else fate in case.allowed
+        known = fate not in (None, Expected.NOT_ARRIVED)
+        right = fate in case.allowed if known else None
         found.append(Finding(case, observation, fate, right))
     return found

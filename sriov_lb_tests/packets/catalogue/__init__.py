@@ -10,6 +10,7 @@
 Each :class:`Case` says which fate it deserves (``expected``), which others would break no promise
 either (``also``), why, and by which source. A case that the context cannot serve (no UDP listener,
 no peer, no live connection) is left out; ``missing(context)`` lists them with what they lack.
+Only ``decisive`` cases can fail; the others tell what happens where nothing was promised.
 
 To add a class: one ``add(...)`` in the module of its layer, with a fate, a reason and a source.
 """
@@ -46,6 +47,12 @@ def cases(context: Context) -> list[Case]:
     return [case for case in everything(context.version) if not case.lacks(context)]
 
 
+def peer_cases(context: Context) -> list[Case]:
+    """Those that are about the other amphora of a pair: from its address and from the one after
+    it. They go to the amphora whose address is ``context.own``."""
+    return [case for case in cases(context) if Need.PEER in case.needs]
+
+
 def missing(context: Context) -> dict[str, frozenset[Need]]:
     """Ids of the cases that are left out, with what they would need."""
     found = {case.id: case.lacks(context) for case in everything(context.version)}
@@ -61,4 +68,5 @@ __all__ = [
     "cases",
     "everything",
     "missing",
+    "peer_cases",
 ]

@@ -19,14 +19,16 @@ class Expected(enum.Enum):
     """What becomes of a packet at the amphora's firewall.
 
     ACCEPT: it passes the filter. REJECT: it is refused with an answer. DROP: it reaches the
-    filter and goes no further. BEFORE_FILTER: the kernel (or the NIC) discards it earlier; no
-    filter can be blamed or praised.
+    filter and goes no further. BEFORE_FILTER: it reaches the amphora, whose kernel discards it
+    before the filter. NOT_ARRIVED: it never reached the amphora, so that neither its kernel nor its
+    filter can be blamed or praised; no case deserves that, and for none is it right.
     """
 
     ACCEPT = "accept"
     REJECT = "reject"
     DROP = "drop"
     BEFORE_FILTER = "drop-before-filter"
+    NOT_ARRIVED = "not-arrived"
 
 
 class Need(enum.Enum):
@@ -132,6 +134,10 @@ class Case:
     :param sender: the source address; None when the packet brings its own and nobody may play it.
     :param closed: protocol and port that may be no listener's for the case to make sense.
     :param counted: it has a network header, so that counters in the target can know it.
+    :param lost: why its frame may be lost before the counters of the target see it; empty when it
+        has to arrive.
+    :param unseen: what of it decides its fate and is in no header that the policy reads; empty when
+        the policy can be asked.
     """
 
     id: str
@@ -150,15 +156,23 @@ class Case:
     asks: Builder | None = None
     closed: Callable[[Context], tuple[int, int]] | None = None
     counted: bool = True
+    lost: str = ""
+    unseen: str = ""
 
     @property
     def allowed(self) -> frozenset[Expected]:
-        """Every fate that breaks no promise. Where a packet is lost that may not pass does not
-        matter."""
+        """Every fate that breaks no promise. Where in the amphora a packet is discarded that may
+        not pass does not matter; that it got there does."""
         found = {self.expected} | self.also
         if found & {Expected.DROP, Expected.BEFORE_FILTER}:
             found |= {Expected.DROP, Expected.BEFORE_FILTER}
         return frozenset(found)
+
+    @property
+    def decisive(self) -> bool:
+        """Whether the case can fail: its fate can be told, and not every fate is allowed. The
+        others are told for who wants to know what a firewall does with them."""
+        return (self.counted or self.shows) and not self.allowed >= {Expected.ACCEPT, Expected.DROP}
 
     def lacks(self, context: Context) -> frozenset[Need]:
         found = self.needs - context.has()
@@ -218,6 +232,8 @@ class Registry:
         asks: Builder | None = None,
         closed: Callable[[Context], tuple[int, int]] | None = None,
         counted: bool = True,
+        lost: str = "",
+        unseen: str = "",
     ) -> None:
         """Add a case; its id is ``group-name-vN``."""
         identifier = f"{group}-{name}-v{self.version}"
@@ -242,8 +258,19 @@ class Registry:
                 asks=asks,
                 closed=closed,
                 counted=counted,
+                lost=lost,
+                unseen=unseen,
             )
         )
+
+
+# --- reasons that several layers share ---------------------------------------------------
+
+#: For ``lost``.
+KERNEL = "kernels discard it before any hook"
+GROUP = "a card may pass on only the groups that its guest joined"
+#: For ``unseen``.
+DAMAGE = "the damage is in a field that no policy reads"
 
 
 # --- building blocks -----------------------------------------------------------------------

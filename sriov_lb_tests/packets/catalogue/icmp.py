@@ -20,6 +20,7 @@ from scapy.packet import Packet, Raw
 from scapy.utils import checksum
 
 from sriov_lb_tests.packets.catalogue.case import (
+    DAMAGE,
     Context,
     Expected,
     Need,
@@ -188,7 +189,7 @@ def _v6(registry: Registry) -> None:
 
     def solicitation(c, i, **fields):
         header = network(c, i, **{"hlim": 255, **fields})
-        return header / ICMPv6ND_NS(tgt=c.vip) / ICMPv6NDOptSrcLLAddr(lladdr=MAC)
+        return header / ICMPv6ND_NS(tgt=c.vip) / ICMPv6NDOptSrcLLAddr()
 
     def nobody(c, i):
         # Advertisements say for which address they are, not for which question.
@@ -208,7 +209,7 @@ def _v6(registry: Registry) -> None:
         "the owner has to defend its address (RFC 4862)", NEIGHBOURS, sender=None)  # fmt: skip
     add("solicitation-checksum", "neighbour solicitation with a wrong checksum",
         lambda c, i: network(c, i, hlim=255) / ICMPv6ND_NS(tgt=c.vip, cksum=1), DROP,
-        "it is damaged", PORTS, also=[ACCEPT], sender=None, asks=nobody)  # fmt: skip
+        "it is damaged", PORTS, also=[ACCEPT], sender=None, asks=nobody, unseen=DAMAGE)  # fmt: skip
     add("solicitation-code", "neighbour solicitation with code 7",
         lambda c, i: network(c, i, hlim=255) / ICMPv6ND_NS(tgt=c.vip, code=7), ACCEPT,
         "the kernel's part (RFC 4861, section 7.1.1)", NEIGHBOURS, sender=None,
@@ -265,9 +266,9 @@ def _flow_errors(registry: Registry) -> None:
 
         return build
 
-    def add(name, description, build, expected, reason, source, also=()):
-        registry.add("icmp", f"flow-{name}", description, build, expected, reason, source,
-                     also=also, needs=[Need.FLOW], sender=None)  # fmt: skip
+    def add(name, description, build, expected, reason, source, **more):
+        registry.add("icmp", f"flow-{name}", description, build, expected, reason, source, **more,
+                     needs=[Need.FLOW], sender=None)  # fmt: skip
 
     known = "path MTU discovery and unreachability of known flows"
     mtu = struct.pack(">H", 1400)

@@ -21,6 +21,8 @@ from scapy.layers.ipsec import AH
 from scapy.packet import Packet, Raw
 
 from sriov_lb_tests.packets.catalogue.case import (
+    DAMAGE,
+    KERNEL,
     Context,
     Expected,
     Registry,
@@ -35,6 +37,10 @@ from sriov_lb_tests.packets.probe import Identity
 ACCEPT, DROP, BEFORE = Expected.ACCEPT, Expected.DROP, Expected.BEFORE_FILTER
 PROMISE, NOTHING = "policy: listener", "policy: everything else"
 BEYOND = "policy: listener, beyond its promise"
+HOPS = "the policy reads the hop limit of neighbour discovery alone"
+OPTIONS = "the policy reads no options"
+PIECE = "it is a piece of a packet"
+BROKEN = {"lost": KERNEL, "unseen": DAMAGE}
 
 
 def fill(registry: Registry) -> None:
@@ -68,28 +74,29 @@ def _header4(registry: Registry) -> None:
             "no CIDR speaks of it", PROMISE, shows=True)  # fmt: skip
     add("ttl-0", "SYN with TTL 0", lambda c, i: _syn(c, i, ttl=0), ACCEPT,
         "a receiver looks at the TTL only when it forwards (RFC 1122)", BEYOND, also=[DROP],
-        shows=True)  # fmt: skip
+        shows=True, unseen=HOPS)  # fmt: skip
     broken = "a damaged header reaches no filter"
     kernel = "Linux ip_rcv()"
     add("checksum", "SYN with a wrong header checksum", lambda c, i: _syn(c, i, chksum=1), BEFORE,
-        broken, kernel)  # fmt: skip
+        broken, kernel, **BROKEN)  # fmt: skip
     add("length-long", "SYN whose total length exceeds the frame",
-        lambda c, i: _syn(c, i, len=400), BEFORE, broken, kernel)  # fmt: skip
+        lambda c, i: _syn(c, i, len=400), BEFORE, broken, kernel, **BROKEN)  # fmt: skip
     add("length-short", "SYN whose total length ends inside of the TCP header",
         lambda c, i: _syn(c, i, len=30), DROP, "half a TCP header", BEYOND,
-        also=[ACCEPT])  # fmt: skip
+        also=[ACCEPT], unseen=DAMAGE)  # fmt: skip
     add("length-header", "SYN whose total length ends with the IP header",
         lambda c, i: _syn(c, i, len=20), DROP, "no TCP header at all", BEYOND,
-        also=[ACCEPT])  # fmt: skip
+        also=[ACCEPT], unseen=DAMAGE)  # fmt: skip
     add("length-tiny", "SYN whose total length is 10", lambda c, i: _syn(c, i, len=10), BEFORE,
-        broken, kernel)  # fmt: skip
+        broken, kernel, **BROKEN)  # fmt: skip
     add("header-4", "SYN whose header claims 16 bytes", lambda c, i: _syn(c, i, ihl=4), BEFORE,
-        broken, kernel)  # fmt: skip
+        broken, kernel, lost=KERNEL)  # fmt: skip
     add("header-15", "SYN whose header claims 60 bytes", lambda c, i: _syn(c, i, ihl=15), BEFORE,
-        broken, kernel)  # fmt: skip
+        broken, kernel, lost=KERNEL)  # fmt: skip
     for version in (0, 5, 6, 15):
         add(f"version-{version}", f"IPv4 frame whose version says {version}",
-            lambda c, i, v=version: _syn(c, i, version=v), BEFORE, broken, kernel)  # fmt: skip
+            lambda c, i, v=version: _syn(c, i, version=v), BEFORE, broken, kernel,
+            lost=KERNEL)  # fmt: skip
 
 
 def _options4(registry: Registry) -> None:
@@ -98,7 +105,7 @@ def _options4(registry: Registry) -> None:
         registry.add(
             "ip", f"option-{name}", f"SYN with IP option {name}",
             lambda c, i: network(c, i, options=[Raw(padded)]) / tcp(c, i), expected, reason,
-            source, also=also, shows=shows,
+            source, also=also, shows=shows, unseen=OPTIONS,
         )  # fmt: skip
 
     fine = "options do not change who may connect"
@@ -140,23 +147,24 @@ def _header6(registry: Registry) -> None:
             "no CIDR speaks of it", PROMISE, shows=True)  # fmt: skip
     add("hop-limit-0", "SYN with hop limit 0", lambda c, i: _syn(c, i, hlim=0), ACCEPT,
         "a receiver looks at the hop limit only when it forwards", BEYOND, also=[DROP],
-        shows=True)  # fmt: skip
+        shows=True, unseen=HOPS)  # fmt: skip
     broken, kernel = "a damaged header reaches no filter", "Linux ip6_rcv_core()"
     add("length-long", "SYN whose payload length exceeds the frame",
-        lambda c, i: _syn(c, i, plen=400), BEFORE, broken, kernel)  # fmt: skip
+        lambda c, i: _syn(c, i, plen=400), BEFORE, broken, kernel, **BROKEN)  # fmt: skip
     add("length-short", "SYN whose payload length ends inside of the TCP header",
         lambda c, i: _syn(c, i, plen=10), DROP, "half a TCP header", BEYOND,
-        also=[ACCEPT])  # fmt: skip
+        also=[ACCEPT], unseen=DAMAGE)  # fmt: skip
     add("length-zero", "SYN whose payload length is 0", lambda c, i: _syn(c, i, plen=0), DROP,
-        "no TCP header at all", BEYOND, also=[ACCEPT])  # fmt: skip
+        "no TCP header at all", BEYOND, also=[ACCEPT], unseen=DAMAGE)  # fmt: skip
     for version in (0, 4, 5, 15):
         add(f"version-{version}", f"IPv6 frame whose version says {version}",
-            lambda c, i, v=version: _syn(c, i, version=v), BEFORE, broken, kernel)  # fmt: skip
+            lambda c, i, v=version: _syn(c, i, version=v), BEFORE, broken, kernel,
+            lost=KERNEL)  # fmt: skip
 
 
 def _extensions(registry: Registry) -> None:
     def both(name, description, headers, *, expected=ACCEPT, reason="", source=PROMISE, also=(),
-             shows=True):  # fmt: skip
+             shows=True, lost=""):  # fmt: skip
         """The same extension headers before a SYN to the listener and to a closed port."""
         reason = reason or "the upper layer decides, however many headers come before it"
 
@@ -167,10 +175,10 @@ def _extensions(registry: Registry) -> None:
             return packet / tcp(c, i, dport=port or c.tcp_port)
 
         registry.add("ip", name, f"SYN behind {description}", build, expected, reason, source,
-                     also=also, shows=shows and expected is ACCEPT)  # fmt: skip
+                     also=also, shows=shows and expected is ACCEPT, lost=lost)  # fmt: skip
         registry.add("ip", f"{name}-closed", f"SYN to a closed port behind {description}",
                      lambda c, i: build(c, i, c.closed_port), DROP,
-                     "no extension header opens a port", NOTHING)  # fmt: skip
+                     "no extension header opens a port", NOTHING, lost=lost)  # fmt: skip
 
     def options(kind, *found):
         return lambda: [kind(options=list(found))]
@@ -202,12 +210,13 @@ def _extensions(registry: Registry) -> None:
          reason="how many is too many is the kernel's choice")  # fmt: skip
     both("atomic", "a fragment header of a whole packet (RFC 6946)",
          lambda: [IPv6ExtHdrFragment(offset=0, m=0, id=0x5150)])  # fmt: skip
-    lost = {"expected": BEFORE, "source": "Linux ipv6_parse_hopopts()", "also": [ACCEPT]}
+    early = {"expected": BEFORE, "source": "Linux ipv6_parse_hopopts()", "also": [ACCEPT],
+             "lost": KERNEL}  # fmt: skip
     both("hop-by-hop-unknown", "an unknown hop-by-hop option that asks for discard",
-         options(hop, HBHOptUnknown(otype=0x5E, optdata=b"ab")), **lost,
+         options(hop, HBHOptUnknown(otype=0x5E, optdata=b"ab")), **early,
          reason="RFC 8200, section 4.2")  # fmt: skip
     both("jumbo", "a jumbogram option on a small packet", options(hop, Jumbo(jumboplen=70000)),
-         **lost, reason="RFC 2675")  # fmt: skip
+         **early, reason="RFC 2675")  # fmt: skip
     both("routing-0", "a routing header of type 0 with a hop left",
          lambda: [IPv6ExtHdrRouting(type=0, segleft=1, addresses=["2001:db8:ffff::3"])],
          expected=DROP, source="RFC 5095", also=[ACCEPT], reason="deprecated: never forwarded")
@@ -273,7 +282,8 @@ def _fragments(registry: Registry) -> None:
         )
 
     def add(name, description, cuts, expected, reason, source, *, port=lambda c: c.tcp_port,
-            sender=allowed, also=(), shows=False, more_last=False, edit=None):  # fmt: skip
+            sender=allowed, also=(), shows=False, more_last=False, edit=None,
+            unseen=""):  # fmt: skip
         def build(c, i):
             payload = _segment(c, i, sender(c), port(c))
             pieces = _pieces(c, i, payload, cuts, more_last=more_last)
@@ -282,7 +292,8 @@ def _fragments(registry: Registry) -> None:
             return edit(c, i, pieces, payload) if edit else pieces
 
         registry.add("ip", f"fragments-{name}", description, build, expected, reason, source,
-                     also=also, shows=shows, sender=sender, asks=whole(sender, port))  # fmt: skip
+                     also=also, shows=shows, sender=sender, asks=whole(sender, port),
+                     unseen=unseen)  # fmt: skip
 
     joined = "fragments are one packet to the filter"
     halves = [(0, 32), (32, 60)]
@@ -303,7 +314,8 @@ def _fragments(registry: Registry) -> None:
     add("tiny-denied", "the same from a denied source", [(0, 8), (8, 60)], DROP, joined, NOTHING,
         sender=denied)  # fmt: skip
     alone = "an incomplete packet waits, and is forgotten"
-    add("first-only", "only the first fragment of a SYN", [(0, 32)], BEFORE, alone, joined)
+    add("first-only", "only the first fragment of a SYN", [(0, 32)], BEFORE, alone, joined,
+        unseen=PIECE)  # fmt: skip
     add("last-only", "only the last fragment of a SYN", [(32, 60)], BEFORE, alone, joined)
     add("middle-only", "only a middle fragment", [(16, 32)], BEFORE, alone, joined)
     add("endless", "two fragments that both promise more", halves, BEFORE, alone, joined,
@@ -342,7 +354,7 @@ def _fragments(registry: Registry) -> None:
             _sent_by(_piece(c, i, b"x" * 64, 65528, False), pieces[0].src)
         ])  # fmt: skip
     add("odd", "a first fragment whose length is no multiple of 8", [(0, 29)], BEFORE,
-        "RFC 8200 calls it an error", joined,
+        "RFC 8200 calls it an error", joined, unseen=PIECE,
         edit=lambda c, i, pieces, payload: [pieces[0]])  # fmt: skip
     add("empty", "a last fragment without data", [(0, 32)], BEFORE, alone, joined,
         edit=lambda c, i, pieces, payload: [

@@ -8,6 +8,7 @@ from scapy.layers.l2 import ARP
 from scapy.packet import Raw
 
 from sriov_lb_tests.packets.catalogue.case import (
+    KERNEL,
     Expected,
     Need,
     Registry,
@@ -20,6 +21,9 @@ ACCEPT, DROP, BEFORE = Expected.ACCEPT, Expected.DROP, Expected.BEFORE_FILTER
 PROMISE, NOTHING = "policy: listener", "policy: everything else"
 BEYOND = "policy: listener, beyond its promise"
 LINK = "IEEE 802.3, 802.1Q"
+#: For ``lost``: where the port has a VLAN, card and switch put the tag there.
+TAG = "a port may take no tags of its guest"
+NO_LINK = "the policy reads nothing of the link"
 
 
 def _relink(**changes):
@@ -40,25 +44,27 @@ def fill(registry: Registry) -> None:
 
     add("broadcast-mac", "SYN to the VIP in a broadcast frame", syn, ACCEPT,
         "the filter sees addresses of the network, not of the link", BEYOND, also=[DROP],
-        relink=_relink(destination="ff:ff:ff:ff:ff:ff"))  # fmt: skip
+        unseen=NO_LINK, relink=_relink(destination="ff:ff:ff:ff:ff:ff"))  # fmt: skip
     add("broadcast-mac-closed", "SYN to a closed port in a broadcast frame",
         lambda c, i: network(c, i) / tcp(c, i, dport=c.closed_port), DROP,
         "no listener asks for it", NOTHING,
         relink=_relink(destination="ff:ff:ff:ff:ff:ff"))  # fmt: skip
     add("other-mac", "SYN to the VIP in a frame for another station", syn, BEFORE,
-        "the frame is for somebody else", LINK,
+        "the frame is for somebody else", LINK, lost=KERNEL, unseen=NO_LINK,
         relink=_relink(destination="02:00:5e:10:00:77"))  # fmt: skip
     add("vlan-0", "SYN with a priority tag (VLAN 0)", syn, ACCEPT,
-        "a priority tag is no VLAN (802.1Q)", BEYOND, also=[DROP], relink=_relink(vlan=0))
+        "a priority tag is no VLAN (802.1Q)", BEYOND, also=[DROP], lost=TAG, unseen=NO_LINK,
+        relink=_relink(vlan=0))  # fmt: skip
     add("vlan-0-closed", "SYN to a closed port with a priority tag",
         lambda c, i: network(c, i) / tcp(c, i, dport=c.closed_port), DROP,
-        "a tag opens no ports", NOTHING, relink=_relink(vlan=0))  # fmt: skip
+        "a tag opens no ports", NOTHING, lost=TAG, relink=_relink(vlan=0))  # fmt: skip
     for vlan in (1, 10, 4094, 4095):
         add(f"vlan-{vlan}", f"SYN with VLAN {vlan}", syn, BEFORE,
-            "the amphora is in no VLAN but its own", LINK, relink=_relink(vlan=vlan))  # fmt: skip
+            "the amphora is in no VLAN but its own", LINK, lost=KERNEL, unseen=NO_LINK,
+            relink=_relink(vlan=vlan))  # fmt: skip
     wrong = 0x86DD if registry.version == 4 else 0x0800
     add("ethertype-other-family", "SYN under the ethertype of the other family", syn, BEFORE,
-        "the version does not fit", LINK, relink=_relink(ethertype=wrong))  # fmt: skip
+        "the version does not fit", LINK, lost=KERNEL, relink=_relink(ethertype=wrong))  # fmt: skip
     if registry.version == 6:
         _neighbours(add)
         return
@@ -102,11 +108,13 @@ def _arp(register) -> None:
     add("arp-probe", "ARP probe for the VIP (RFC 5227)", request(lambda c: "0.0.0.0", vip), ACCEPT,
         "the owner has to defend its address", link, shows=True, relink=broadcast,
         sender=None)  # fmt: skip
-    add("arp-stranger", "ARP request for an address nobody has",
+    # To the amphora alone: to a broadcast any station might answer.
+    add("arp-stranger", "ARP request for an address nobody has, in a frame for the amphora",
         request(client, lambda c: "198.18.255.1"), DROP, "the amphora is no proxy", link,
-        relink=broadcast)  # fmt: skip
-    add("arp-loopback", "ARP request for 127.0.0.1", request(client, lambda c: "127.0.0.1"), DROP,
-        "loopback is on no link", link, relink=broadcast)  # fmt: skip
+        shows=True)  # fmt: skip
+    add("arp-loopback", "ARP request for 127.0.0.1, in a frame for the amphora",
+        request(client, lambda c: "127.0.0.1"), DROP, "loopback is on no link", link,
+        shows=True)  # fmt: skip
 
 
 def _neighbours(add) -> None:

@@ -7,6 +7,7 @@ from scapy.layers.inet import TCP
 from scapy.packet import Raw
 
 from sriov_lb_tests.packets.catalogue.case import (
+    DAMAGE,
     Expected,
     Need,
     Registry,
@@ -40,7 +41,8 @@ def fill(registry: Registry) -> None:
 
 
 def _syn(registry, name, description, expected, reason, source, *, shows=None, also=(), needs=(),
-         sender=allowed, payload=None, dport=None, flags="S", closed=None, **fields):  # fmt: skip
+         sender=allowed, payload=None, dport=None, flags="S", closed=None, unseen="",
+         **fields):  # fmt: skip
     def port(c):
         return dport(c) if callable(dport) else c.tcp_port if dport is None else dport
 
@@ -58,6 +60,7 @@ def _syn(registry, name, description, expected, reason, source, *, shows=None, a
     registry.add(
         "tcp", name, description, build, expected, reason, source, shows=shows, also=also,
         needs=needs, sender=sender, closed=(lambda c: (6, port(c))) if closed else None,
+        unseen=unseen,
     )  # fmt: skip
 
 
@@ -128,7 +131,7 @@ def _requests(registry: Registry) -> None:
             "options do not change who may connect", PROMISE, options=options)
     syn("syn-option-length-lie", "SYN with an option that claims to be longer than the header",
         ACCEPT, "a receiver ignores what it cannot read", BEYOND, also=[DROP],
-        options=[(8, b"")], dataofs=6)  # fmt: skip
+        options=[(8, b"")], dataofs=6, unseen=DAMAGE)  # fmt: skip
 
 
 def _stray(registry: Registry) -> None:
@@ -163,7 +166,8 @@ def _lies(registry: Registry) -> None:
 
     def add(name, description, build, also=(ACCEPT,), expected=DROP,
             reason="no connection can come of it"):  # fmt: skip
-        registry.add("tcp", name, description, build, expected, reason, BEYOND, also=also)
+        registry.add("tcp", name, description, build, expected, reason, BEYOND, also=also,
+                     unseen=DAMAGE)  # fmt: skip
 
     add("checksum-wrong", "SYN with a wrong checksum", wrong)
     add("checksum-zero", "SYN with checksum 0", lambda c, i: network(c, i) / tcp(c, i, chksum=0))
@@ -179,7 +183,7 @@ def _lies(registry: Registry) -> None:
     registry.add("tcp", "reserved-bits", "SYN with all reserved bits set",
                  lambda c, i: network(c, i) / tcp(c, i, reserved=7), ACCEPT,
                  "reserved bits are ignored by receivers (RFC 9293)", BEYOND, also=[DROP],
-                 shows=True)  # fmt: skip
+                 shows=True, unseen="the policy reads no reserved bits")  # fmt: skip
     registry.add("tcp", "checksum-wrong-denied", "SYN with a wrong checksum, denied source",
                  lambda c, i: network(c, i, source=c.denied) / tcp(c, i, chksum=1), DROP,
                  "nothing opens what CIDRs close", NOTHING, sender=denied)  # fmt: skip
@@ -210,8 +214,8 @@ def _in_flow(registry: Registry) -> None:
         # All of these share one connection: which of them an ACK answers cannot be told.
         return network(c, i, **_proto(c, 59))
 
-    def add(name, description, build, expected, reason, source, also=()):
-        registry.add("tcp", name, description, build, expected, reason, source, also=also,
+    def add(name, description, build, expected, reason, source, **more):
+        registry.add("tcp", name, description, build, expected, reason, source, **more,
                      needs=[Need.FLOW], sender=lambda c: c.flow.source, asks=nobody)  # fmt: skip
 
     flow = "policy: established flows"
@@ -222,13 +226,14 @@ def _in_flow(registry: Registry) -> None:
     add("flow-syn", "a SYN on the four-tuple of a live connection", segment("S"), ACCEPT,
         "RFC 5961 answers it with a challenge ACK", flow)  # fmt: skip
     unsure = "policy: flows without a listener's promise"
+    odd = {"also": [ACCEPT], "unseen": "conntrack looks at its numbers"}
     add("flow-far-ahead", "a segment far outside of the window", segment(shift=2**30), DROP,
-        "it belongs to no known state of the connection", unsure, also=[ACCEPT])  # fmt: skip
+        "it belongs to no known state of the connection", unsure, **odd)  # fmt: skip
     add("flow-reset-blind", "a RST whose number is outside of the window",
         segment("R", shift=2**30), DROP, "RFC 5961: a blind reset may end nothing", unsure,
-        also=[ACCEPT])  # fmt: skip
+        **odd)  # fmt: skip
     add("flow-future-ack", "an ACK of data that was never sent", segment(acknowledged=2**30), DROP,
-        "it belongs to no known state of the connection", unsure, also=[ACCEPT])  # fmt: skip
+        "it belongs to no known state of the connection", unsure, **odd)  # fmt: skip
     add("flow-other-port", "a data segment from the port beside a live connection's",
         lambda c, i: segment("PA", payload=i.tag, port=c.flow.port ^ 1)(c, i), ACCEPT,
         "a stray segment of an allowed source", BEYOND, also=[DROP])  # fmt: skip

@@ -17,6 +17,7 @@ from scapy.layers.sctp import (
 from scapy.packet import Raw
 
 from sriov_lb_tests.packets.catalogue.case import (
+    DAMAGE,
     Expected,
     Need,
     Registry,
@@ -30,6 +31,7 @@ ACCEPT, DROP = Expected.ACCEPT, Expected.DROP
 PROMISE, NOTHING = "policy: listener", "policy: everything else"
 BEYOND = "policy: listener, beyond its promise"
 PORTS = "policy: what every OpenStack port lets in"
+OTHER = "policy: DHCP answers over the other IP version"
 
 
 def fill(registry: Registry) -> None:
@@ -67,7 +69,8 @@ def _closed(registry: Registry) -> None:
 
 
 def _configuration(registry: Registry) -> None:
-    """DHCP: answers are let in as by security groups, requests are not."""
+    """DHCP: answers are let in as by security groups, requests are not. Over the other IP version
+    no security group asks for them, and nobody listens either."""
     for name, sport, dport, expected in (
         ("dhcp-answer", 67, 68, ACCEPT),
         ("dhcpv6-answer", 547, 546, ACCEPT),
@@ -79,12 +82,15 @@ def _configuration(registry: Registry) -> None:
         ("dhcp-wrong-destination", 67, 69, DROP),
     ):
         answer = expected is ACCEPT
+        own = dport == pick(registry.version, 68, 546)
+        let_in = "security groups let answers of DHCP in" if own else "nobody listens for it"
         registry.add("udp", name, f"datagram from port {sport} to port {dport}",
                      lambda c, i, s=sport, d=dport: network(c, i) / udp(c, i, d, sport=s),
                      expected,
-                     "security groups let answers of DHCP in" if answer else
+                     let_in if answer else
                      "only the exact pair of ports is an answer of DHCP",
-                     PORTS if answer else NOTHING, also=[DROP] if answer else (), shows=True,
+                     (PORTS if own else OTHER) if answer else NOTHING,
+                     also=[DROP] if answer else (), shows=True,
                      closed=lambda c, d=dport: (17, d))  # fmt: skip
     if registry.version == 4:
         registry.add("udp", "dhcp-broadcast", "DHCP answer to 255.255.255.255",
@@ -114,17 +120,19 @@ def _listener(registry: Registry) -> None:
         lambda c, i: network(c, i) / udp(c, i, chksum=0), ACCEPT,
         pick(registry.version, "RFC 768: no checksum", "RFC 8200 forbids it: the kernel's part"),
         pick(registry.version, PROMISE, BEYOND),
-        also=pick(registry.version, (), [DROP]), shows=registry.version == 4)  # fmt: skip
+        also=pick(registry.version, (), [DROP]), shows=registry.version == 4,
+        unseen=pick(registry.version, "", DAMAGE))  # fmt: skip
     add("open-checksum-wrong", "datagram with a wrong checksum",
         lambda c, i: network(c, i) / udp(c, i, chksum=0x1234), DROP, "it is damaged", BEYOND,
-        also=[ACCEPT])  # fmt: skip
+        also=[ACCEPT], unseen=DAMAGE)  # fmt: skip
     for name, length in (("short", 4), ("long", 400), ("zero", 0)):
         add(f"open-length-{name}", f"datagram whose length field says {length}",
             lambda c, i, n=length: network(c, i) / udp(c, i, len=n), DROP, "it is damaged",
-            BEYOND, also=[ACCEPT])  # fmt: skip
+            BEYOND, also=[ACCEPT], unseen=DAMAGE)  # fmt: skip
     add("open-truncated", "half a UDP header",
         lambda c, i: network(c, i, **pick(c.version, {"proto": 17}, {"nh": 17}))
-        / Raw(bytes(udp(c, i))[:4]), DROP, "it is damaged", BEYOND, also=[ACCEPT])  # fmt: skip
+        / Raw(bytes(udp(c, i))[:4]), DROP, "it is damaged", BEYOND, also=[ACCEPT],
+        unseen=DAMAGE)  # fmt: skip
     add("open-next-port", "datagram to the listener's port + 1",
         lambda c, i: network(c, i) / udp(c, i, c.udp_port + 1), DROP,
         "a rule whose port is wrong by one would show", NOTHING)  # fmt: skip
@@ -155,4 +163,5 @@ def _sctp(registry: Registry) -> None:
                      ACCEPT if begins else DROP,
                      "the listener promises it" if begins else "it begins no association",
                      PROMISE if begins else BEYOND, also=() if begins else [ACCEPT],
-                     needs=[Need.SCTP_LISTENER])  # fmt: skip
+                     needs=[Need.SCTP_LISTENER],
+                     unseen="" if begins else "the policy reads no chunks and no tags")  # fmt: skip

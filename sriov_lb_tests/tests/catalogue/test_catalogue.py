@@ -18,8 +18,8 @@ from sriov_lb_tests.tests.base import requirement
 from sriov_lb_tests.tests.catalogue import surveyed
 from sriov_lb_tests.wire.survey import survey
 
-#: Seconds for the whole catalogue of an IP version, and how many cases it has at least.
-LONGEST, FEWEST = 20.0, 220
+#: Seconds for the whole catalogue of an IP version.
+LONGEST = 20.0
 #: Port of the listener that only the client on the normal port may reach.
 NORMAL_PORT = 8090
 CLOSED_PORT = 81
@@ -54,9 +54,7 @@ class TestCatalogue(base.SriovLbTest):
                 return inside, amphora.vrrp_ip
         base.inconclusive(f"No amphora of load balancer {guarded.deployment.lb.id} holds {vips}.")
 
-    def context(
-        self, client: scene.Client, version: int, own: str, *, port: int
-    ) -> Context:
+    def context(self, client: scene.Client, version: int, own: str, *, port: int) -> Context:
         guarded = self.scene.guarded
         subnet = self.site.vip_net.subnet(version)
         same = ipaddress.ip_address(own).version == version
@@ -72,8 +70,13 @@ class TestCatalogue(base.SriovLbTest):
             subnet=subnet.cidr,
         )
 
-    def survey(self, kind: str, client: scene.Client, version: int, port: int) -> None:
-        """Take the survey, keep it, and hold each case to its promise."""
+    def survey(
+        self, kind: str, client: scene.Client, version: int, port: int, *, switched: bool = False
+    ) -> None:
+        """Take the survey, keep it, and hold each case to its promise.
+
+        :param switched: a virtual switch is between the client and the amphora.
+        """
         amphora, own = self.amphora()
         context = self.context(client, version, own, port=port)
         found = surveyed.take(client.vantage, context, amphora)
@@ -83,22 +86,25 @@ class TestCatalogue(base.SriovLbTest):
         self.seen.update(
             {
                 "cases": len(found.findings),
-                "fate unseen": sum(f.right is None for f in found.findings),
+                "of these can fail": len(found.can_fail),
+                "of these looked at": len(found.looked_at),
+                "never arrived, not looked at": [f.case.id for f in found.never_arrived],
                 "left out": len(found.left_out),
                 "frames that arrived": found.arrived,
                 "seconds": round(found.seconds, 2),
             }
         )
-        if not found.arrived:
-            base.inconclusive("The counters in the amphora saw none of the client's frames.")
-        if found.unsure:
-            base.inconclusive(f"{len(found.unsure)} cases prove nothing: {found.unsure[0]}")
         self.seen["wrong"] = [f.case.id for f in found.wrong]
+        # A packet that met a wrong fate proves that, whatever became of others.
         if found.wrong:
             self.fail(found.sentence())
+        doubt = found.doubt(switched=switched)
+        if doubt:
+            base.inconclusive(doubt)
 
     # --- from a VF -------------------------------------------------------------------------
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("6f0c2f7e-5d55-4c3a-8a56-5ad5b2fd3b01")
     @requirement(
         "CAT-001",
@@ -112,11 +118,13 @@ class TestCatalogue(base.SriovLbTest):
         2. Open a connection, and send every case of the catalogue between two controls: SYNs of
            the allowed source to the listener.
 
-        Verify: the controls are answered; what has to pass passed the filter, what may not pass
-        did not.
+        Verify: the controls are answered; every frame arrived, but for those that kernels and
+        cards may discard before anybody counts them; what has to pass passed the filter, what may
+        not pass did not.
         """
         self.survey("vf", self.scene.client, 4, self.scene.guarded.wanted.listener("guarded").port)
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("3f7a8e7c-0f6d-4f42-a3b7-0f77c2b6c202")
     @requirement(
         "CAT-001",
@@ -143,7 +151,7 @@ class TestCatalogue(base.SriovLbTest):
             what="listener-normal",
         )
         try:
-            self.survey("normal", client, version, NORMAL_PORT)
+            self.survey("normal", client, version, NORMAL_PORT, switched=True)
         finally:
             self.scene.lbs.delete_listener(lb, listener)
 
@@ -159,8 +167,9 @@ class TestCatalogue(base.SriovLbTest):
         1. Make a listener that only a client on a normal port of the VIP network may reach.
         2. Send the catalogue from there, as from the VF.
 
-        Verify: as from the VF. The virtual switch may lose a frame on its way (a VLAN tag, a
-        broken header), it may not change one's fate.
+        Verify: as from the VF, for every frame that arrived. What the virtual switch ate on its way
+        (a VLAN tag, a broken header) is listed as not looked at: it says nothing of the amphora.
+        At least 220 of the cases that can fail have to be looked at.
         """
         self.from_a_normal_port(4)
 
@@ -238,7 +247,7 @@ class TestCatalogue(base.SriovLbTest):
 
         1. Take the surveys that no test has taken yet, from the VF.
 
-        Verify: each has at least 220 cases and took 20 s at most.
+        Verify: in each at least 220 cases that can fail were looked at, and it took 20 s at most.
         """
         port = self.scene.guarded.wanted.listener("guarded").port
         for version in self.scene.versions:
@@ -250,11 +259,13 @@ class TestCatalogue(base.SriovLbTest):
                 )
         slow = []
         for (kind, version), found in sorted(self.taken.items()):
-            self.seen[f"{kind} IPv{version}"] = (
-                f"{len(found.findings)} cases in {found.seconds:.1f} s"
-            )
-            self.assertGreaterEqual(len(found.findings), FEWEST)
+            self.seen[f"{kind} IPv{version}"] = f"{found.figures()}, in {found.seconds:.1f} s"
+            self.assertGreaterEqual(
+                len(found.can_fail), surveyed.FEWEST,
+                f"Too few packet classes can fail: {found.figures()}.",
+            )  # fmt: skip
+            if len(found.looked_at) < surveyed.FEWEST:
+                base.inconclusive(f"Too few packet classes were looked at: {found.figures()}.")
             if found.seconds > LONGEST:
                 slow.append(f"IPv{version} from the {kind} client took {found.seconds:.1f} s")
         self.assertEqual([], slow, f"More than {LONGEST:g} s: {'; '.join(slow)}.")
-

@@ -106,6 +106,7 @@ class TestListenerLifecycle(LifecycleTest):
             opens=self.streams()[0],
         )
 
+    @decorators.attr(type="smoke")
     @decorators.idempotent_id("0b8bdc07-3b8c-4a0f-8d10-5f0d3f1b2a02")
     @requirement(
         "LIF-002", "After the last listener was deleted, nothing passes, as before the first."

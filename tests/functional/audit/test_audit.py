@@ -55,7 +55,8 @@ def audit(bed, testbed, tmp_path):
     def run(kernel=LINES, disk=LINES, *, links=("198.51.100.0/24", "2001:db8:1::/64"), count=False):
         bed.within("amphora", "nft", "flush", "ruleset")
         bed.nft(testbed.octavia_rules(*kernel), "-o")
-        rules.write_text(testbed.octavia_rules(*disk))
+        if disk is not None:
+            rules.write_text(testbed.octavia_rules(*disk))
         before = bed.within("amphora", "nft", "list", "ruleset")
         inside = Inside(NamespaceHost(bed.name("amphora")), netns=None)
         inside.path, inside.said = str(rules), []
@@ -109,3 +110,26 @@ def test_rules_that_the_next_reboot_would_load(audit):
     found, states = audit(disk=(*LINES, "tcp dport 8443 accept"))
     assert states == [CLEAN, BAD, CLEAN] and found.status == 1
     assert "reboot" in next(c.name for c in found.checks if c.state is BAD)
+
+
+@pytest.mark.parametrize(
+    ("disk", "words"), [(None, "no rules file"), (("tcp dport nonsense accept",), "does not load")]
+)
+def test_a_reboot_that_would_load_no_rules(audit, disk, words):
+    found, states = audit(disk=disk)
+    assert states == [CLEAN, BAD, CLEAN] and found.status == 1
+    (witness,) = found.checks[1].witnesses
+    assert words in witness.explanation and witness.too_open
+
+
+def test_a_vip_that_nobody_answers_for(audit, bed, testbed):
+    gone = (f"{testbed.VIP6}/128", "dev", "eth1")
+    bed.within("amphora", "ip", "address", "del", *gone)
+    try:
+        found, states = audit()
+    finally:
+        bed.within("amphora", "ip", "address", "add", *gone, "nodad")
+    assert states == [CLEAN, CLEAN, BAD] and found.status == 1
+    said = f"nobody answers for the VIP {testbed.VIP6} on its network, though {testbed.VIP4}"
+    assert said in found.sentence
+    assert not found.checks[2].unclear

@@ -8,6 +8,7 @@ packets that are also sent; counters tell how far each came.
 import dataclasses
 import ipaddress
 import random
+import socket
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -17,10 +18,11 @@ from scapy.packet import Raw
 from sriov_lb_tests.amphora import Amphora
 from sriov_lb_tests.packets.catalogue import Expected
 from sriov_lb_tests.packets.probe import Link, Probe, tcp_syn
-from sriov_lb_tests.policy.evaluate import evaluate
+from sriov_lb_tests.policy.evaluate import evaluate, first_only
 from sriov_lb_tests.policy.model import Policy
 from sriov_lb_tests.policy.packet import Packet
 from sriov_lb_tests.policy.proof import disagreements
+from sriov_lb_tests.policy.ruleset import Chance
 from sriov_lb_tests.wire.namespace import NamespaceHost
 from sriov_lb_tests.wire.vantage import Vantage, Verdict
 
@@ -207,3 +209,123 @@ def test_a_witness_of_the_proof_holds_on_the_wire(bed, amphora, vantage, testbed
         assert ipaddress.ip_address(source) in ipaddress.ip_network("198.51.100.128/25")
         seen = vantage.ask(tcp_syn(VIP[4], 80, source=source))
         assert seen.verdict is Verdict.ACCEPTED, str(seen)
+
+
+# --- what is easily misread -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty(bed):
+    """No rules but a test's own."""
+    bed.within("amphora", "nft", "flush", "ruleset")
+    yield bed
+    bed.within("amphora", "nft", "flush", "ruleset")
+
+
+def chain(hook, *lines, kind="filter", policy="drop", name="amphora_chain"):
+    body = "\n".join(lines)
+    return f"chain {name} {{ type {kind} hook {hook} priority 0; policy {policy};\n{body}\n}}"
+
+
+def table(*parts):
+    return "table inet amphora_table {\n" + "\n".join(parts) + "\n}"
+
+
+WEB = Policy.of({"vip_address": VIP[4]}, [
+    {"name": "web", "protocol": "TCP", "protocol_port": 80, "allowed_cidrs": ["203.0.113.0/24"]}])
+LET_IN = "ip saddr 203.0.113.0/24 tcp dport 80 accept"
+FLOWS = "ct state established,related accept"
+
+
+def ways(ruleset, packet):
+    """Verdicts of the evaluation, for limits and sets that turn out one way or the other."""
+    whats = [one.what for base in ruleset.chains.values() for rule in base.rules
+             for one in rule.statements if isinstance(one, Chance)]  # fmt: skip
+    return {
+        evaluate(ruleset, packet, chances=dict.fromkeys(whats, happens)).accepted
+        for happens in (True, False)
+    }
+
+
+@pytest.mark.parametrize("declared", ["flags dynamic;", "flags timeout; timeout 1h;"])
+def test_a_set_that_rules_fill_opens_at_the_second_packet(empty, amphora, vantage, declared):
+    empty.nft(table(
+        f"set seen {{ type ipv4_addr; size 100; {declared} }}",
+        chain("input", FLOWS, LET_IN, "tcp dport 80 ip saddr @seen accept",
+              "update @seen { ip saddr }"),
+    ))  # fmt: skip
+    before = amphora.ruleset()
+    source = "198.51.100.77"
+    first = vantage.ask(tcp_syn(VIP[4], 80, source=source), attempts=1, tries=1)
+    second = vantage.ask(tcp_syn(VIP[4], 80, source=source), attempts=1, tries=1)
+    assert first.verdict is not Verdict.ACCEPTED and second.verdict is Verdict.ACCEPTED
+    asked = Packet("eth1", source, VIP[4], 6, sport=40000, dport=80)
+    assert ways(before, asked) == {True, False}, "the set was empty when it was read"
+    found = disagreements(WEB, before)
+    assert found.too_open and "@seen" in str(found.too_open[0])
+
+
+def test_an_element_with_a_limit_lets_in_as_many_as_it_likes(empty, amphora, vantage):
+    empty.nft(table(
+        "set slow { type ipv4_addr; limit rate 1/hour burst 2 packets; "
+        "elements = { 198.51.100.77 } }",
+        chain("input", FLOWS, "ip saddr @slow tcp dport 80 accept"),
+    ))  # fmt: skip
+    source = "198.51.100.77"
+    seen = [
+        vantage.ask(tcp_syn(VIP[4], 80, source=source), attempts=1, tries=1).verdict
+        for _ in range(4)
+    ]
+    assert [one is Verdict.ACCEPTED for one in seen] == [True, True, False, False]
+    asked = Packet("eth1", source, VIP[4], 6, sport=40000, dport=80)
+    assert ways(amphora.ruleset(), asked) == {True, False}
+
+
+def test_a_nat_chain_drops_the_first_packet_of_a_flow_and_no_other(empty, amphora, testbed):
+    # Without a rule that asks for it there is no conntrack, and nobody meets a nat chain.
+    empty.nft(table(chain("input", FLOWS, policy="accept")))
+    with testbed.entered(empty.name("client")):
+        known = socket.create_connection((VIP[4], 80), timeout=5)
+        with known:
+            empty.nft(table(chain("prerouting", "tcp dport 80 drop", kind="nat", policy="accept",
+                                  name="early")))  # fmt: skip
+            known.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert known.recv(100), "the flow goes on"
+            with pytest.raises(OSError):
+                socket.create_connection((VIP[4], 80), timeout=1)
+    ruleset = amphora.ruleset()
+    asked = Packet("eth1", "198.51.100.10", VIP[4], 6, sport=40000, dport=80)
+    assert not evaluate(ruleset, asked).accepted
+    assert evaluate(ruleset, dataclasses.replace(asked, state="established", tcp_flags=16)).accepted
+    (early,) = (base for base in ruleset.chains.values() if base.name == "early")
+    assert evaluate(ruleset, asked, chances={first_only(early).what: False}).accepted
+
+
+@pytest.mark.parametrize("hook", ["output", "postrouting"])
+def test_answers_that_are_kept_back_are_a_promise_that_is_broken(empty, amphora, testbed, hook):
+    inside = chain("input", "iif lo accept", FLOWS, "ip saddr 198.51.100.0/24 tcp dport 80 accept")
+    policy = Policy.of({"vip_address": VIP[4]}, [
+        {"name": "web", "protocol": "TCP", "protocol_port": 80,
+         "allowed_cidrs": ["198.51.100.0/24"]}])  # fmt: skip
+
+    def closed():
+        return [one for one in disagreements(policy, amphora.ruleset()).too_closed
+                if one.packet.leaving]  # fmt: skip
+
+    empty.nft(table(inside))
+    assert not closed()
+    with testbed.entered(empty.name("client")):
+        socket.create_connection((VIP[4], 80), timeout=5).close()
+    empty.nft(table(chain(hook, "tcp sport 80 drop", policy="accept", name="out")))
+    (one,) = closed()
+    assert one.packet.sport == 80 and "does not let it out" in str(one)
+    with testbed.entered(empty.name("client")):
+        with pytest.raises(OSError):
+            socket.create_connection((VIP[4], 80), timeout=1)
+
+
+def test_tracing_and_queueing_change_nothing(empty, amphora):
+    empty.nft(table(chain("input", "meta nftrace set 1", "meta priority set 1:2", LET_IN)))
+    asked = Packet("eth1", "203.0.113.1", VIP[4], 6, sport=40000, dport=80)
+    assert evaluate(amphora.ruleset(), asked).accepted
+    assert not evaluate(amphora.ruleset(), dataclasses.replace(asked, dport=81)).accepted

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policy, ruleset and wire held against each other; the wire is a function."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from sriov_lb_tests.agreement import Reach, Seat, Subject, View, look, questions, settle
 from sriov_lb_tests.agreement.result import Agreement, Finding
+from sriov_lb_tests.agreement.sending import sendable
 from sriov_lb_tests.amphora import Amphora
 from sriov_lb_tests.policy.model import Promise
 from sriov_lb_tests.policy.packet import Packet
@@ -130,6 +132,52 @@ def test_sdk_objects_are_read_by_their_names_in_the_api():
     assert found.policy().listeners[0].enabled is False
 
 
+SECOND, THIRD = "198.51.100.40", "198.51.100.41"
+
+
+def destinations(found, **fields):
+    """Where packets go that may not pass; with these fields."""
+    return {
+        one.packet.destination
+        for one in found
+        if one.promise is Promise.FORBIDDEN
+        and all(getattr(one.packet, name) == value for name, value in fields.items())
+    }
+
+
+def test_what_may_not_pass_is_asked_of_every_vip_and_of_base_ports():
+    which = subject(listener(), additional_vips=[{"ip_address": SECOND}, {"ip_address": THIRD}])
+    found = questions(which.policy(), REACH, bases=[OWN], ports=[9000])
+    everywhere = {VIP, SECOND, THIRD, OWN}
+    assert destinations(found, dport=80) == everywhere
+    thorough = questions(which.policy(), REACH, bases=[OWN], thorough=True)
+    assert destinations(thorough) == everywhere
+    for one in (*found, *thorough):
+        if one.control is not None:
+            assert one.control.destination == one.packet.destination, "differs in one thing"
+        elif one.promise is Promise.FORBIDDEN:
+            assert one.packet.destination == OWN, "its link is the control"
+
+
+def test_a_base_port_is_not_asked_where_nothing_could_be_its_control():
+    reach = Reach((), ("198.51.100.0/24",), frozenset({VIP, OWN}))
+    found = questions(subject(listener()).policy(), reach, bases=[OWN, "2001:db8:1::30"])
+    assert destinations(found) == {VIP}
+
+
+def test_other_ports_are_asked_for_by_whoever_a_listener_is_open_to():
+    """A row that lost its port is open to its own sources alone."""
+    other = listener(8080, ("198.51.100.64/30",))
+    found = [one.packet for one in questions(subject(listener(), other).policy(), REACH,
+                                             ports=[9000])]  # fmt: skip
+    by_port = {}
+    for packet in found:
+        by_port.setdefault(packet.dport, set()).add(packet.source)
+    assert by_port[79] == by_port[81] == {ALLOWED}
+    assert by_port[8079] == by_port[8081] == {"198.51.100.64"}
+    assert by_port[9000] == {ALLOWED, "198.51.100.64"}
+
+
 # --- policy and wire -------------------------------------------------------------------------
 
 
@@ -179,17 +227,73 @@ def test_silence_of_everything_proves_nothing(vantage):
     assert found.agreed and found.unclear and not found.sent
 
 
+def two(vantage, *there):
+    """A load balancer with two VIPs; for those ``there`` somebody answers."""
+    vantage.host.agent.neighbours = dict.fromkeys(there, "02:00:00:00:00:02")
+    which = subject(listener(), additional_vips=[{"ip_address": SECOND}])
+    return through(vantage, Wire((ALLOWED, 80)), which)
+
+
+@pytest.mark.parametrize("other", [VIP, OWN, "198.51.100.1"])
+def test_a_vip_that_nobody_answers_for_while_others_are_there_is_shut(vantage, other):
+    found = two(vantage, other)
+    said = [str(one) for one in found.findings]
+    assert any(f"nobody answers for the VIP {SECOND} on its network" in text for text in said)
+    assert not any(one.too_open for one in found.findings)
+    assert "nobody answers for the VIP" in found.sentence and other in found.sentence
+    assert not found.unclear, "it is said once, and well"
+
+
+def test_if_nobody_answers_for_anything_the_vantage_may_be_what_is_cut_off(vantage):
+    found = two(vantage)
+    assert found.agreed and found.unclear and not found.sent
+
+
+def test_a_load_balancer_that_serves_nobody_need_not_be_there(vantage):
+    vantage.host.agent.neighbours = {OWN: "02:00:00:00:00:02"}
+    for which in (subject(), subject(listener(), admin_state_up=False)):
+        found = through(vantage, Wire(), which)
+        assert found.agreed and found.unclear
+
+
+def test_behind_a_router_nobody_is_said_to_be_missing(vantage):
+    vantage.next_hop = "198.51.100.1"
+    found = two(vantage)
+    assert found.agreed and found.unclear
+
+
 # --- ruleset ---------------------------------------------------------------------------------
 
 
-def seat(listing):
+def keeping_back(text):
+    """The listing with a chain that lets nothing out."""
+    listing = json.loads(text)
+    listing["nftables"].append(
+        {"chain": {"family": "inet", "table": "amphora_table", "name": "out", "type": "filter",
+                   "hook": "output", "prio": 0, "policy": "drop"}})  # fmt: skip
+    return json.dumps(listing)
+
+
+def test_a_ruleset_that_keeps_answers_back_is_found_and_not_sent():
+    which = Subject.of({"name": "lb", "vip_address": VIP}, [
+        listener(cidrs=["198.51.100.0/25", "2001:db8:1::/112"])])  # fmt: skip
+    found = look(which, [seat("octavia-one-listener.json", keeping_back)])
+    (kept,) = found.findings
+    assert kept.packet.leaving and not kept.too_open and not sendable(kept.packet, "eth1")
+    assert found.sentence == (
+        "Load balancer lb keeps back TCP from port 80 (established) to 203.0.113.0 by eth1, which "
+        "has to leave (seen in the ruleset)."
+    )
+
+
+def seat(listing, change=str):
     inside = ("ip", "netns", "exec", "amphora-haproxy")
     addresses = (
         '[{"ifindex": 2, "ifname": "eth1", "flags": ["UP"], "mtu": 1500, "addr_info": '
         f'[{{"local": "{VIP}", "prefixlen": 24}}]}}]'
     )
     commands = {
-        (*inside, "nft", "-j", "list", "ruleset"): (LISTINGS / listing).read_text(),
+        (*inside, "nft", "-j", "list", "ruleset"): change((LISTINGS / listing).read_text()),
         (*inside, "ip", "-j", "address", "show"): addresses,
     }
     return Seat("a1", OWN, "", Amphora(FakeHost(commands=commands)))

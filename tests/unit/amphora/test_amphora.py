@@ -8,6 +8,7 @@ import pytest
 from sriov_lb_tests import errors
 from sriov_lb_tests.amphora import Amphora, Counts, Stage
 from sriov_lb_tests.amphora.counting import PREFIX, keys, table_text
+from sriov_lb_tests.packets.catalogue import Expected
 from sriov_lb_tests.packets.probe import Identities, Link, tcp_syn
 from sriov_lb_tests.wire.fake import FakeHost
 from sriov_lb_tests.wire.host import Result
@@ -117,6 +118,26 @@ def test_counts():
     }  # fmt: skip
     assert counts.of(identity, 6)[Stage.PASSED_FILTER] == 0
     assert counts.total(Stage.ARRIVED) == 12
+
+
+@pytest.mark.parametrize(
+    ("seen", "fate"),
+    [
+        ((1, 1, 1), Expected.ACCEPT),
+        ((1, 1, 0), Expected.DROP),
+        ((1, 0, 0), Expected.BEFORE_FILTER),
+        ((0, 0, 0), Expected.NOT_ARRIVED),
+    ],
+)
+def test_how_far_a_packet_came(seen, fate):
+    identity = Identities("r", seed=3).next()
+    counts = Counts("t")
+    for stage, number in zip(Stage, seen, strict=True):
+        counts.by_stage[stage, 6] = {keys(identity)[6]: number}
+    assert counts.reached(identity, 6) is fate
+    # Of two frames one is missing: only that it passed is still certain.
+    passed = fate is Expected.ACCEPT
+    assert counts.reached(identity, 6, frames=2) is (fate if passed else Expected.NOT_ARRIVED)
 
 
 def test_the_counting_table_never_decides():

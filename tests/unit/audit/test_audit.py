@@ -67,10 +67,10 @@ def test_the_schema_refuses_what_it_does_not_know():
 
 def test_nothing_sent_is_not_clean(monkeypatch):
     monkeypatch.setattr(checks, "look", lambda *a, **k: Agreement("shop", sent=0))
-    found = checks.wire(None, SimpleNamespace(name="host eth0"), None)
+    found = checks.wire(SUBJECT, SimpleNamespace(name="host eth0"), None)
     assert found.state is State.UNCLEAR and "no packet" in found.sentence
     monkeypatch.setattr(checks, "look", lambda *a, **k: Agreement("shop", sent=7))
-    assert checks.wire(None, SimpleNamespace(name="host eth0"), None).state is State.CLEAN
+    assert checks.wire(SUBJECT, SimpleNamespace(name="host eth0"), None).state is State.CLEAN
 
 
 SUBJECT = Subject(
@@ -102,8 +102,10 @@ class Inside:
 @pytest.mark.parametrize(
     ("disk", "state", "words"),
     [
-        (None, State.UNCLEAR, "no rules file"),
-        (errors.CommandFailed("x", stderr="syntax error"), State.UNCLEAR, "does not load"),
+        (None, State.DISAGREEMENT, "no rules file"),
+        (errors.CommandFailed("x", stderr="syntax error"), State.DISAGREEMENT, "does not load"),
+        (errors.GuestUnreachable("it is away"), State.UNCLEAR, "away"),
+        ('{"nftables": [{"teleport": {}}]}', State.UNCLEAR, "teleport"),
         ('{"nftables": []}', State.DISAGREEMENT, "may not pass"),
     ],
 )
@@ -176,7 +178,8 @@ def cloud(found=(), error=None, amphorae=(), hidden=False):
 
 def lb(**more):
     return SimpleNamespace(**{"id": "lb-1", "name": "shop", "vip_vnic_type": "direct",
-                              "provisioning_status": "ACTIVE", **more})  # fmt: skip
+                              "provisioning_status": "ACTIVE", "vip_subnet_id": None,
+                              "additional_vips": [], **more})  # fmt: skip
 
 
 def test_a_normal_load_balancer_has_no_such_rules():
@@ -193,6 +196,18 @@ def test_hidden_amphorae_are_said_to_be_hidden(monkeypatch):
     monkeypatch.setattr(Subject, "of", classmethod(lambda cls, *a: a))
     _, hidden = places.subject(cloud(), cloud(hidden=True), lb())
     assert "does not show amphorae" in hidden
+
+
+def test_subnets_of_the_vips_are_read_as_far_as_they_are_shown():
+    def get_subnet(wanted):
+        if wanted == "hidden":
+            raise sdk.NotFoundException("no")
+        return SimpleNamespace(cidr={"four": "198.51.100.0/24", "six": "2001:db8:1::/64"}[wanted])
+
+    user = SimpleNamespace(network=SimpleNamespace(get_subnet=get_subnet))
+    shown = [{"subnet_id": "six"}, {"subnet_id": "hidden"}, {"subnet_id": "four"}, {}]
+    found = places.subnets(user, lb(vip_subnet_id="four", additional_vips=shown))
+    assert found == ["198.51.100.0/24", "2001:db8:1::/64"]
 
 
 def test_names_that_are_nobodys_or_several_peoples(monkeypatch):

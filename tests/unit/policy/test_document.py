@@ -45,6 +45,7 @@ def test_the_document_has_nothing_else(page):
 def test_every_clause_has_a_reason_and_a_source(page):
     for clause in page[1].clauses:
         assert clause.reason and clause.source, clause.name
+        assert "no promise" not in clause.source, clause.name
 
 
 def test_the_order_of_the_page_is_the_order_of_decision(page):

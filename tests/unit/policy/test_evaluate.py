@@ -7,9 +7,9 @@ import pathlib
 import pytest
 
 from sriov_lb_tests import errors
-from sriov_lb_tests.policy.evaluate import evaluate
+from sriov_lb_tests.policy.evaluate import evaluate, first_only
 from sriov_lb_tests.policy.packet import ACK, ICMP, ICMPV6, SYN, TCP, UDP, VRRP, Packet
-from sriov_lb_tests.policy.ruleset import parse
+from sriov_lb_tests.policy.ruleset import Chance, parse
 
 LISTINGS = pathlib.Path(__file__).parent / "listings"
 
@@ -197,3 +197,90 @@ def test_negation_needs_the_field_to_be_there():
     assert not evaluate(made, packet("192.0.2.1")).accepted
     assert evaluate(made, packet("10.0.0.1")).accepted
     assert evaluate(made, packet("2001:db8::1", "2001:db8::2")).accepted
+
+
+# --- sets that change, and chains that not every packet meets ------------------------------------
+
+NEVER, MAYBE, ALWAYS = "never", "maybe", "always"
+
+
+def how_often(ruleset, one):
+    """Whether a packet passes, for every way in which limits and sets may turn out."""
+    whats = {
+        statement.what
+        for chain in ruleset.chains.values()
+        for rule in chain.rules
+        for statement in rule.statements
+        if isinstance(statement, Chance)
+    }
+    found = {
+        evaluate(ruleset, one, chances=dict.fromkeys(whats, happens)).accepted
+        for happens in (True, False)
+    }
+    return MAYBE if len(found) == 2 else ALWAYS if True in found else NEVER
+
+
+@pytest.mark.parametrize(
+    ("port", "source", "expected"),
+    [
+        (21, "10.9.9.9", MAYBE),  # listed now, deleted by the rule for port 31
+        (21, "10.1.1.1", MAYBE),  # not listed, and the first rule adds whoever comes
+        (22, "10.9.9.9", MAYBE),
+        (22, "10.1.1.1", MAYBE),
+        (23, "10.0.0.1", MAYBE),  # expires
+        (23, "10.1.1.1", NEVER),
+        (24, "10.0.0.2", MAYBE),  # a limit of its own
+        (24, "10.0.0.3", MAYBE),  # the set's
+        (24, "10.1.1.1", NEVER),
+        (25, "10.0.0.2", MAYBE),
+        (80, "10.0.0.4", MAYBE),  # a quota
+        (81, "10.0.0.4", NEVER),
+        (27, "10.0.0.6", ALWAYS),  # a counter decides nothing
+        (29, "10.1.1.1", MAYBE),  # names of interfaces, filled by the rule for port 28
+        (30, "10.1.1.1", MAYBE),  # a limit in what adds
+        (31, "10.1.1.1", ALWAYS),
+        (32, "10.1.1.1", ALWAYS),  # tracing and queueing change no packet's way
+        (33, "10.1.1.1", ALWAYS),
+    ],
+)
+def test_what_changes_by_itself_is_neither_accepted_nor_dropped(port, source, expected):
+    assert how_often(listing("changing-sets"), packet(source, dport=port)) == expected
+
+
+def test_a_packet_has_to_have_the_field_that_is_looked_up():
+    six = packet("2001:db8::1", "2001:db8::2", dport=21)
+    assert how_often(listing("changing-sets"), six) == NEVER
+
+
+@pytest.mark.parametrize(
+    ("state", "accepted"),
+    [("new", False), ("established", True), ("invalid", True), ("related", False)],
+)
+def test_only_the_first_packet_of_a_flow_meets_a_nat_chain(state, accepted):
+    chain = {"type": "nat", "hook": "prerouting", "prio": -100, "policy": "drop"}
+    made = rules({"base": chain}, base=[when_port(80, ACCEPT)])
+    assert evaluate(made, packet(dport=80, state=state)).accepted
+    assert evaluate(made, packet(dport=81, state=state)).accepted is accepted
+    # The second packet of a flow that was let in is new until an answer comes.
+    what = first_only(made.chains["inet", "t", "base"]).what
+    assert evaluate(made, packet(dport=81, state=state), chances={what: False}).accepted
+
+
+def test_a_nat_chain_never_sees_errors_about_a_flow_or_what_is_untracked():
+    chain = {"type": "nat", "hook": "prerouting", "prio": -100, "policy": "drop"}
+    made = rules({"base": chain}, base=[])
+    assert evaluate(made, packet(protocol=ICMP, icmp_type=3, state="related")).accepted
+    raw = {"type": "filter", "hook": "prerouting", "prio": -300, "policy": "accept"}
+    made = rules({"base": chain, "raw": raw}, raw=[[{"notrack": None}]])
+    assert evaluate(made, packet()).accepted
+
+
+def test_what_leaves_meets_other_hooks_and_has_an_output_interface():
+    out = {"type": "filter", "hook": "output", "prio": 0, "policy": "accept"}
+    leaves = [{"match": {"op": "==", "left": {"meta": {"key": "oifname"}}, "right": "eth1"}}, DROP]
+    comes = [{"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "eth1"}}, DROP]
+    made = rules({"base": out}, base=[leaves])
+    assert not evaluate(made, packet(leaving=True)).accepted
+    assert evaluate(made, packet(leaving=True, interface="eth2")).accepted
+    assert evaluate(made, packet()).accepted
+    assert evaluate(rules({"base": out}, base=[comes]), packet(leaving=True)).accepted

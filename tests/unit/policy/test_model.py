@@ -79,6 +79,11 @@ NARROW = policy(listener(allowed_cidrs=["203.0.113.0/24", "2001:db8:5::/48"]))
         (T, OPEN, {"state": "established", "protocol": VRRP}),
         (R, OPEN, {"state": "related", "protocol": ICMP, "icmp_type": 3}),
         (T, OPEN, {"state": "related", "protocol": ICMP, "icmp_type": 5}),
+        (T, policy(), {"state": "related", "protocol": ICMP, "icmp_type": 3}),
+        # what a conntrack helper expects
+        (F, OPEN, {"state": "related", "dport": 40000}),
+        (F, OPEN, {"state": "related", "protocol": 47}),
+        (F, OPEN, {"state": "related", "protocol": ICMP, "icmp_type": 8}),
         (T, policy(), {"state": "established"}),
         # ICMP
         (F, OPEN, {"protocol": ICMP, "icmp_type": 8}),
@@ -89,6 +94,13 @@ NARROW = policy(listener(allowed_cidrs=["203.0.113.0/24", "2001:db8:5::/48"]))
         # what every port lets in
         (T, OPEN, {"protocol": UDP, "sport": 67, "dport": 68}),
         (F, OPEN, {"protocol": UDP, "sport": 66, "dport": 68}),
+        # what leaves: answers, and only of what was let in
+        (R, OPEN, {"leaving": True, "source": VIP, "sport": 80, "state": "established"}),
+        (R, NARROW, {"leaving": True, "source": VIP6, "destination": "2001:db8:5::1", "sport": 80,
+                     "state": "established"}),
+        (T, OPEN, {"leaving": True, "source": VIP, "sport": 81, "state": "established"}),
+        (T, OPEN, {"leaving": True, "source": VIP, "sport": 80}),
+        (T, policy(), {"leaving": True, "source": VIP, "sport": 80, "state": "established"}),
         # everything else
         (F, OPEN, {"protocol": VRRP}),
         (F, OPEN, {"protocol": 47}),
@@ -150,6 +162,33 @@ def test_a_pair_needs_vrrp_from_each_other_and_from_nobody_else():
     assert promise(of, PEER, OWN, VRRP, 0, interface="eth2") is F
     six = policy(listener(), own="2001:db8:1::30", peers=[PEER6])
     assert promise(six, PEER6, "2001:db8:1::30", VRRP, 0) is R
+
+
+def test_a_pair_needs_no_authentication_header():
+    of = policy(listener(), own=OWN, peers=[PEER])
+    assert promise(of, PEER, OWN, 51, 0) is F
+
+
+def test_dhcp_answers_of_the_other_ip_version_are_a_leniency_and_say_so():
+    def decides(*arguments, **more):
+        return OPEN.decide(packet(*arguments, protocol=UDP, **more))
+
+    six = ("2001:db8:1::9", VIP6)
+    own = [decides(sport=67, dport=68), decides(*six, sport=547, dport=546)]
+    other = [decides(*six, sport=67, dport=68), decides(sport=547, dport=546)]
+    assert {clause.promise for clause in (*own, *other)} == {T}
+    assert {clause.name for clause in own} == {"what every OpenStack port lets in"}
+    (lenient,) = {clause.name: clause for clause in other}.values()
+    assert "leniency" in lenient.reason and "per ethertype" in lenient.source
+
+
+def test_nobody_is_promised_service_to_the_broadcast_address_of_the_vips_subnet():
+    of = policy(listener(), subnets=["198.51.100.0/26", "203.0.113.8/31", "2001:db8:1::/64"])
+    assert promise(of, "198.51.100.63") is T
+    for source in ("198.51.100.62", "198.51.100.64", "203.0.113.9"):
+        assert promise(of, source) is R
+    assert promise(of, "2001:db8:1:0:ffff:ffff:ffff:ffff", VIP6) is R
+    assert promise(OPEN, "198.51.100.63") is R, "the subnet is not known"
 
 
 def test_stick_tables_are_promised_with_the_persistence_that_needs_them():

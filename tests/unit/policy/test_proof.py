@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The proof: agreement with the evaluation, witnesses, and speed."""
 
+import dataclasses
 import ipaddress
 import json
 import pathlib
@@ -11,7 +12,7 @@ import pytest
 import z3
 
 from sriov_lb_tests import errors
-from sriov_lb_tests.policy.evaluate import INPUT, evaluate
+from sriov_lb_tests.policy.evaluate import INPUT, OUTPUT, evaluate
 from sriov_lb_tests.policy.intervals import address
 from sriov_lb_tests.policy.model import Match as PolicyMatch
 from sriov_lb_tests.policy.model import Policy, Promise
@@ -236,7 +237,7 @@ def symbolic(search, packet, chances=()):
     pairs = [(space.fields[n], z3.BitVecVal(values[n], WIDTHS[n])) for n in WIDTHS]
     number = space.interfaces.index(packet.interface)
     pairs.append((space.v6, z3.BoolVal(packet.version == 6)))
-    pairs.append((space.interface, z3.BitVecVal(number, 8)))
+    pairs.append((space.interface, z3.BitVecVal(number, 16)))
     pairs += [(unknown, z3.BoolVal(True)) for unknown in space.chances.values()]
     members = [
         (unknown, z3.simplify(z3.substitute(_spell(term, intervals), *pairs)))
@@ -419,3 +420,179 @@ def test_nothing_is_untracked_by_itself_but_neighbours():
 
     ruleset = changed("octavia-one-listener", BASE, 1, accept_untracked)
     assert not disagreements(Policy.of(LB, [WEB]), ruleset)
+
+
+# --- interfaces, helpers and sets that are not there yet ------------------------------------------
+
+
+def added(name, *expressions, chain=BASE):
+    """A listing with one rule more at the end of a chain."""
+    place = {"family": "inet", "table": "amphora_table", "chain": chain}
+    return parse({"nftables": [*objects(name), {"rule": {**place, "expr": list(expressions)}}]})
+
+
+def on(name, key="iifname"):
+    return {"match": {"op": "==", "left": {"meta": {"key": key}}, "right": name}}
+
+
+ACCEPT, DROP = {"accept": None}, {"drop": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("eth3", "eth3"), ("ens*", "ens0"), ("another", "another")]
+)
+def test_a_rule_for_an_interface_that_is_not_there_yet_is_too_open(name, expected):
+    found = disagreements(
+        Policy.of(LB, [WEB]), added("octavia-one-listener", on(name), ACCEPT),
+        interfaces=("lo", "eth1"),
+    )  # fmt: skip
+    assert {w.packet.interface for w in found.too_open} == {expected} and not found.too_closed
+
+
+def test_a_rule_for_all_but_the_known_interfaces_is_too_open():
+    known = {"match": {"op": "!=", "left": {"meta": {"key": "iifname"}},
+                       "right": {"set": ["lo", "eth1", "eth2", "another"]}}}  # fmt: skip
+    found = disagreements(Policy.of(LB, [WEB]), added("octavia-one-listener", known, ACCEPT))
+    assert {w.packet.interface for w in found.too_open} == {"another0"}
+    assert difference(
+        listing("octavia-one-listener"), added("octavia-one-listener", known, ACCEPT)
+    )
+
+
+def test_what_has_to_pass_has_to_on_interfaces_that_are_there():
+    def only(expr):
+        return [on({"set": ["lo", "eth1", "eth2"]}), *expr]
+
+    ruleset = changed("octavia-one-listener", BASE, 1, only)
+    assert not disagreements(Policy.of(LB, [WEB]), ruleset)
+    assert disagreements(Policy.of(LB, [WEB]), ruleset, interfaces=("eth1", "eth3")).too_closed
+
+
+def test_flows_that_a_helper_expects_are_too_open():
+    """Octavia's rules accept what is related; by themselves only ICMP errors are."""
+    found = disagreements(
+        Policy.of(LB, [WEB]), added("octavia-one-listener", {"ct helper": "ftp"}, DROP)
+    )
+    assert found.too_open and not found.too_closed
+    assert {w.packet.state for w in found.too_open} == {"related"}
+
+
+def test_a_set_that_rules_fill_is_too_open_though_it_is_empty():
+    place = {"family": "inet", "table": "amphora_table"}
+    source = {"payload": {"protocol": "ip", "field": "saddr"}}
+    listed = objects("octavia-one-listener") + [
+        {"set": {**place, "name": "seen", "type": "ipv4_addr", "size": 65535}},
+        {"rule": {**place, "chain": BASE,
+                  "expr": [{"set": {"op": "update", "elem": source, "set": "@seen"}}]}},
+        {"rule": {**place, "chain": BASE,
+                  "expr": [{"match": {"op": "==", "left": source, "right": "@seen"}}, ACCEPT]}},
+    ]  # fmt: skip
+    found = disagreements(Policy.of(LB, [WEB]), parse({"nftables": listed}))
+    assert {w.packet.version for w in found.too_open} == {4} and not found.too_closed
+    assert "@seen" in str(found) and "depending on" in str(found.too_open[0])
+
+
+def test_what_a_limit_does_not_decide_does_not_depend_on_it():
+    limit = {"limit": {"rate": 1, "per": "second"}}
+    found = disagreements(Policy.of(LB, [WEB]), added("octavia-one-listener", limit, ACCEPT))
+    assert all("depending on a limit" in str(one) for one in found.too_open)
+    found = disagreements(Policy.of(LB, []), added("octavia-one-listener", limit, DROP))
+    assert found.too_open and "depending" not in str(found)
+
+
+def test_a_nat_chain_that_drops_breaks_no_established_flow():
+    nat = [{"chain": {"family": "inet", "table": "amphora_table", "name": "n", "type": "nat",
+                      "hook": "prerouting", "prio": -100, "policy": "drop"}}]  # fmt: skip
+    found = disagreements(
+        Policy.of(LB, [WEB]), parse({"nftables": objects("octavia-one-listener") + nat})
+    )
+    assert found.too_closed and {w.packet.state for w in found.too_closed} == {"new"}
+
+
+# --- what leaves ----------------------------------------------------------------------------------
+
+
+def leaving(*rules, hook="output", policy="drop"):
+    place = {"family": "inet", "table": "amphora_table"}
+    more = [{"chain": {**place, "name": "out", "type": "filter", "hook": hook, "prio": 0,
+                       "policy": policy}}]  # fmt: skip
+    more += [{"rule": {**place, "chain": "out", "expr": expr}} for expr in rules]
+    return parse({"nftables": objects("octavia-one-listener") + more})
+
+
+@pytest.mark.parametrize("hook", ["output", "postrouting"])
+def test_rules_that_keep_answers_back_are_too_closed(hook):
+    found = disagreements(Policy.of(LB, [WEB]), leaving(hook=hook))
+    assert not found.too_open
+    one, six = found.too_closed
+    assert six.packet.source == "2001:db8:1::20"
+    assert one.packet.leaving and one.clause.name == "answers of listeners"
+    assert (one.packet.source, one.packet.sport) == ("198.51.100.20", 80)
+    assert one.packet.state == "established"
+    assert "leaving by eth1" in str(one) and "does not let it out" in str(one)
+    assert "no rule of inet amphora_table out matches and its policy is drop" in str(one)
+
+
+def test_rules_that_let_answers_out_agree():
+    state = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "established"}}
+    sport = {"payload": {"protocol": "tcp", "field": "sport"}}
+    web = {"match": {"op": "==", "left": sport, "right": 80}}
+    for rules in ([state, ACCEPT],), ([on("eth1", "oifname"), web, ACCEPT],):
+        assert not disagreements(Policy.of(LB, [WEB]), leaving(*rules))
+    refused = leaving([on("eth1", "iifname"), DROP], policy="accept")
+    assert not disagreements(Policy.of(LB, [WEB]), refused), "it has no input interface"
+    assert not disagreements(Policy.of(LB, []), leaving()).too_closed, "nobody is answered"
+
+
+def test_rules_that_rewrite_what_leaves_keep_no_answer_back():
+    """Only a flow's first packet meets them: `masquerade`, as Octavia writes it for UDP."""
+    place = {"family": "ip", "table": "octavia-ipv4"}
+    nat = [
+        {"table": {"family": "ip", "name": "octavia-ipv4"}},
+        {"chain": {**place, "name": "masq", "type": "nat", "hook": "postrouting", "prio": 100,
+                   "policy": "accept"}},
+        {"rule": {**place, "chain": "masq",
+                  "expr": [on("eth1", "oifname"), {"masquerade": None}]}},
+    ]  # fmt: skip
+    ruleset = parse({"nftables": objects("octavia-one-listener") + nat})
+    assert not disagreements(Policy.of(LB, [WEB]), ruleset)
+
+
+@pytest.mark.parametrize("state", ["established", "new"])
+def test_formula_and_evaluation_agree_on_what_leaves(state):
+    lines = [
+        [on("eth1", "oifname"), ACCEPT],
+        [on("eth2"), ACCEPT],
+        [{"match": {"op": "==", "left": {"payload": {"protocol": "ether", "field": "saddr"}},
+                    "right": "00:11:22:33:44:55"}}, ACCEPT],
+        [{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": "new"}}, ACCEPT],
+        [{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "sport"}},
+                    "right": 40000}}, {"notrack": None}, ACCEPT],
+    ]  # fmt: skip
+    nat = {"family": "inet", "table": "amphora_table", "name": "nat", "type": "nat",
+           "hook": "postrouting", "prio": 100, "policy": "drop"}  # fmt: skip
+    chance = random.Random(state)
+    for number in range(len(lines)):
+        ruleset = leaving(*lines[number:])
+        both = parse({"nftables": [*ruleset.source, {"chain": nat}]})
+        for rules in (ruleset, both):
+            search = _Search(Policy.of(LB, [WEB]), rules, ("eth1", "lo", "eth2"), OUTPUT,
+                             leaving=True)  # fmt: skip
+            for _ in range(12):
+                one = dataclasses.replace(some_packet(chance), state=state, leaving=True)
+                said = z3.is_true(symbolic(search, one))
+                assert said == evaluate(rules, one).accepted, f"{number}: {one}"
+
+
+def test_answers_of_one_listener_of_two():
+    sport = {"payload": {"protocol": "tcp", "field": "sport"}}
+    https = {"match": {"op": "==", "left": sport, "right": 443}}
+    other = {**WEB, "name": "https", "protocol_port": 443}
+    found = disagreements(
+        Policy.of(LB, [WEB, other]), leaving([https, DROP], policy="accept")
+    ).too_closed
+    assert {w.packet.sport for w in found if w.packet.leaving} == {443}
+
+
+def test_what_leaves_is_no_packet_that_can_be_sent():
+    assert not disagreements(Policy.of(LB, [WEB]), leaving(), within=[PolicyMatch()])

@@ -135,6 +135,7 @@ def test_named_sets_and_maps():
 
 def test_what_depends_on_more_than_the_packet_is_a_chance():
     for expression in (
+        {"set": {"op": "update", "elem": payload("ip", "saddr"), "set": "@s"}},  # it may be full
         {"limit": {"rate": 1, "per": "second"}},
         {"quota": {"val": 1, "val_unit": "bytes"}},
         match({"numgen": {"mode": "random", "mod": 100, "offset": 0}}, 2, "<"),
@@ -142,6 +143,46 @@ def test_what_depends_on_more_than_the_packet_is_a_chance():
                  "stmt": [{"limit": {"rate": 1, "per": "second"}}]}},
     ):  # fmt: skip
         assert isinstance(rule(expression).statements[0], Chance)
+
+
+def changing(kind, name, elements, **more):
+    return [{kind: {"family": "inet", "table": "t", "name": name, "type": "inet_service",
+                    "elem": elements, **more}}]  # fmt: skip
+
+
+def test_a_map_that_changes_by_itself_is_not_guessed_about():
+    """As nft 1.0.6 lists it: a verdict for an hour, and a verdict ten times a second."""
+    dport, accept = payload("tcp", "dport"), {"accept": None}
+    leased = {"elem": {"val": 80, "timeout": 3600, "expires": 3599}}
+    limited = {"elem": {"val": 80, "limit": {"rate": 10, "burst": 5, "per": "second"}}}
+    for elements, more in (
+        ([[leased, accept]], {"flags": ["timeout"]}),
+        ([[80, accept]], {"flags": "timeout"}),
+        ([[limited, accept]], {}),
+    ):
+        sets = changing("map", "m", elements, map="verdict", **more)
+        with pytest.raises(errors.UnknownExpression, match="changes by itself.*rule 1.*@m"):
+            rule({"vmap": {"key": dport, "data": "@m"}}, sets=sets)
+
+
+def test_a_map_that_rules_fill_is_named():
+    """nft 1.0.6 prints such a statement as text."""
+    with pytest.raises(errors.UnknownExpression, match="add @mm"):
+        rule("add @mm { ip saddr : 0x00000001 }")
+
+
+def test_an_element_with_more_than_a_value_is_named():
+    sets = changing("set", "s", [{"elem": {"val": 80, "mood": "good"}}])
+    with pytest.raises(errors.UnknownExpression, match="mood"):
+        rule(match(payload("tcp", "dport"), "@s"), sets=sets)
+
+
+def test_interfaces_that_rules_name():
+    assert listing("octavia-one-listener").interfaces() == {"lo", "eth1"}
+    assert listing("changing-sets").interfaces() == set()
+    table = {"vmap": {"key": {"meta": {"key": "iifname"}},
+                      "data": {"set": [["eth3", {"accept": None}]]}}}  # fmt: skip
+    assert one(table).interfaces() == {"eth3"}
 
 
 UNKNOWN = {
