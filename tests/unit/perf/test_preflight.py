@@ -97,7 +97,8 @@ def test_what_answers_is_kept(crew, server, echo):
     assert found["sriov"]["length"] == 64 and found["normal"]["port"] == server.port
 
 
-def test_a_tls_listener_that_speaks_no_tls_is_told(crew, server):
+def test_a_tls_listener_that_speaks_no_tls_is_told(crew, server, monkeypatch):
+    monkeypatch.setattr(preflight, "PATIENCE", 0.5)  # it is waited for to the end
     pair = pair_of(server, tls=f"https://127.0.0.1:{server.port}/")
     why = reason(pair, profile_of("tls"), crew, "tls")
     assert "TLS listener of the sriov VIP" in why and "TLS handshake" in why
