@@ -93,6 +93,14 @@ def target_options(function: Callable) -> Callable:
             "them away afterwards.",
         ),
         click.option(
+            "--cloud-clients",
+            type=click.IntRange(1, 64),
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="With --from-cloud: how many clients generate the load; each takes a VF.",
+        ),
+        click.option(
             "--config-file",
             type=click.Path(dir_okay=False),
             help="tempest.conf with the section [sriov_lb], for --from-cloud.",
@@ -243,6 +251,7 @@ def _compare(options: dict):
             options["config_file"],
             needs=profile.needs,
             sizes=profile.sizes,
+            clients=options["cloud_clients"],
             journals=output / "journal",
             say=_say(options),
         )

@@ -136,14 +136,16 @@ def twins(
     *,
     needs: Collection[str] = (),
     sizes: Collection[int] = (),
+    clients: int = 1,
     journals: Path | None = None,
     say: Callable[[str], None],
 ) -> Iterator[Pair]:
-    """Both load balancers, ACTIVE and with their member, and a client; undone at the end.
+    """Both load balancers, ACTIVE and with their member, and clients; undone at the end.
 
     :param needs: what the profile's stages need beside a URL (``iperf3``, ``tls``, ``udp``,
         ``objects``); what the cloud cannot have of it is told with the targets.
     :param sizes: of the objects they ask for, bytes.
+    :param clients: how many machines generate the load; each takes a VF.
     :param journals: where the journal goes when the configuration does not say.
     :raises SriovLbError: what the cloud or a guest could not do; what was made is undone.
     """
@@ -164,7 +166,8 @@ def twins(
         kind = AdminSite if group.mode == "admin" else AdoptedSite
         site = kind(cloud_options.site_settings(group, keys), connections, ledger)
         site.require()
-        yield _built(site, group, Wanted(frozenset(needs), tuple(sizes)), stack, keys, say)
+        wanted = Wanted(frozenset(needs), tuple(sizes), clients)
+        yield _built(site, group, wanted, stack, keys, say)
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,7 @@ class Wanted:
 
     needs: frozenset[str] = frozenset()
     sizes: tuple[int, ...] = ()
+    clients: int = 1
 
 
 @dataclass(frozen=True)
@@ -228,42 +232,32 @@ def _built(site, group, wanted: Wanted, stack, keys: Path, say) -> Pair:
 
 
 def _build(site, group, wanted: Wanted, stack, keys: Path, say) -> Pair:
-    say("asking for both load balancers, a client and a member")
+    several = "a client" if wanted.clients == 1 else f"{wanted.clients} clients"
+    say(f"asking for both load balancers, {several} and a member")
     version = min(site.vip_net.subnets)
     asked = Twins.ask(site, versions=(version,), what="perf")
-    client = site.ask_client("direct")
+    clients = [site.ask_client("direct", number + 1) for number in range(wanted.clients)]
     member = site.ask_member(1, "vip")
     # The load balancers first: when one fails, Octavia removes the instance, and Nova's reason
     # with it, within seconds.
     both = asked.wait(site.lbs)
     say("both load balancers are ACTIVE")
-    for guest in (client, member):
+    for guest in (*clients, member):
         site.await_guest(guest)
-    say("client and member are up; adding listeners and the member")
+    say(f"{several} and the member are up; adding listeners and the member")
     user = group.member_user or group.guest_user
     server = _host(stack, group, member, user, keys)
     origin.start(server, member.name)
-    _raise_interface(_host(stack, group, client, group.guest_user, keys), client)
+    for client in clients:
+        _raise_interface(_host(stack, group, client, group.guest_user, keys), client)
     bandwidth = "iperf3" in wanted.needs
     plain = scenario.listener_set("load-and-iperf3" if bandwidth else "load", {}, (version,))
     made = both.deploy(site.lbs, plain, [member], site.vip_net)
     served = _beside(site, group, wanted, made, member, server, keys, say)
-    through = _jump(group)
-    address = client.floating_address or client.addresses(ACCESS)[0]
-    key = str(client.key.private_key) if client.key else group.guest_key_file
     return Pair(
         reference=_target(site, group, both.normal, "normal", served),
         candidate=_target(site, group, both.sriov, "sriov", served),
-        clients=(
-            Client(
-                client.name,
-                "ssh",
-                address,
-                user=group.guest_user,
-                key_file=key,
-                jump=through if group.guest_connect_method == "jump" else None,
-            ),
-        ),
+        clients=tuple(_client(group, guest) for guest in clients),
         substrate=_substrate(group),
         facts={
             "topology": group.loadbalancer_topology,
@@ -392,6 +386,18 @@ def _without_ip_vs(site, group: Any, made: Sequence[Deployment], keys: Path) -> 
 def _substrate(group: Any) -> str:
     known = ("hardware", "igb", "macvlan")
     return group.substrate if group.substrate in known else "unknown"
+
+
+def _client(group: Any, guest: Guest) -> Client:
+    """Where load is generated, for whoever runs engines there."""
+    return Client(
+        guest.name,
+        "ssh",
+        guest.floating_address or guest.addresses(ACCESS)[0],
+        user=group.guest_user,
+        key_file=str(guest.key.private_key) if guest.key else group.guest_key_file,
+        jump=_jump(group) if group.guest_connect_method == "jump" else None,
+    )
 
 
 def _jump(group: Any) -> Client | None:

@@ -250,18 +250,21 @@ class Site:
             return self.guest_flavor
         return placement.find_flavor(self.clouds.member, name, "[sriov_lb] member_flavor")
 
-    def ask_client(self, vnic_type: str = "direct") -> Guest:
+    def ask_client(self, vnic_type: str = "direct", number: int = 1) -> Guest:
         """Ask for a client with that kind of port on the VIP network; does not wait.
 
         Its port has two addresses of each IP version: one to be allowed, one to be denied.
+
+        :param number: 1 for the first, whose names have none.
         """
-        access = self._access_port("client-access")
+        name = "client" if number == 1 else f"client{number}"
+        access = self._access_port(f"{name}-access")
         direct = vnic_type == "direct"
         request = {
             "versions": (4, 6),
             "vnic_type": vnic_type,
             "addresses_each": 2,
-            "what": f"client-{vnic_type}",
+            "what": f"{name}-{vnic_type}",
         }
         try:
             # Crafted sources and MACs must get past the port.
@@ -278,7 +281,7 @@ class Site:
                 **request,
             )
         return self._boot(
-            {ACCESS: access, VIP: vip}, self.guest_image, self.guest_flavor, f"client-{vnic_type}"
+            {ACCESS: access, VIP: vip}, self.guest_image, self.guest_flavor, f"{name}-{vnic_type}"
         )
 
     def ask_member(
@@ -579,11 +582,16 @@ class AdoptedSite(Site):
         wanted = self.settings.adopt.normal_flavor_id
         return self._flavor(wanted, "[sriov_lb] adopt_normal_flavor_id") if wanted else None
 
-    def ask_client(self, vnic_type: str = "direct") -> Guest:
+    def ask_client(self, vnic_type: str = "direct", number: int = 1) -> Guest:
         ids = self.settings.adopt.client_ids
         if not ids:
-            return super().ask_client(vnic_type)
-        guest = self._adopt_guest(ids[0], "[sriov_lb] adopt_client_ids")
+            return super().ask_client(vnic_type, number)
+        if number > len(ids):
+            raise errors.ResourceMissing(
+                f"Client {number} is wanted; [sriov_lb] adopt_client_ids names {len(ids)}.",
+                remedy="Name as many servers as clients are wanted, or none.",
+            )
+        guest = self._adopt_guest(ids[number - 1], "[sriov_lb] adopt_client_ids")
         if VIP not in guest.ports:
             raise errors.ResourceMissing(
                 f"Server {guest.name} ({guest.id}, [sriov_lb] adopt_client_ids) has no port on "

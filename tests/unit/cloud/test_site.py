@@ -117,6 +117,18 @@ def test_the_client_is_on_a_vf_with_two_addresses_of_each_version(made):
     assert guest.server.networks == [{"port": p.id} for p in guest.ports.values()]
 
 
+def test_further_clients_have_names_of_their_own(made, furnished):
+    first, second = made.ask_client(), made.ask_client("direct", 2)
+    assert first.name != second.name and "client2-direct" in second.name
+    assert not {p.id for p in first.ports.values()} & {p.id for p in second.ports.values()}
+
+
+def test_more_clients_than_were_named_are_not_to_be_had(furnished, book, tmp_path):
+    place = adopted(furnished, book, tmp_path, client_ids=("one",))
+    with pytest.raises(errors.ResourceMissing, match="Client 2 is wanted.*names 1"):
+        place.ask_client("direct", 2)
+
+
 def test_a_piece_that_failed_is_not_tried_again(made, furnished, monkeypatch):
     tried = []
 
