@@ -19,6 +19,7 @@ from typing import Any
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.amphora import Amphora
+from sriov_lb_tests.cloud.awaiting import until
 from sriov_lb_tests.cloud.site import MEMBER, once
 from sriov_lb_tests.tests import backend, scene, stage
 from sriov_lb_tests.wire.host import Interface
@@ -36,6 +37,9 @@ PRIVATE_UDP = (53, 68, 123, 323, 546, 5555)
 
 #: The first version of the API in which members may be on VFs.
 MEMBER_SRIOV = (2, 30)
+
+#: Seconds a pair may take to elect its master.
+ELECTION = 60.0
 
 
 @dataclass
@@ -183,6 +187,23 @@ class Place:
             the VIPs.
         """
         vips = {self.vip(version) for version in self.versions}
+
+        def elected() -> tuple[Inside, ...] | None:
+            found = sorted(self._insides(), key=lambda one: not _holds(one, vips))
+            return tuple(found) if found and _holds(found[0], vips) else None
+
+        try:
+            # A pair elects its master after the API said ACTIVE.
+            return until(
+                elected,
+                what=f"an amphora of load balancer {self.lb.id} to hold {', '.join(sorted(vips))}",
+                timeout=ELECTION,
+                interval=0.5,
+            )
+        except errors.StuckPending as error:
+            raise errors.ControlFailed(error.message) from error
+
+    def _insides(self) -> list[Inside]:
         found = []
         for amphora, host in self.hosts.scene.amphorae(self.lb):
             inside = Amphora(host)
@@ -207,10 +228,7 @@ class Place:
                     udp_ports=tuple(sorted(_listening(inside, "u") | set(PRIVATE_UDP))),
                 )
             )
-        found.sort(key=lambda one: not vips & {str(a.ip) for a in one.vip_side.addresses})
-        if not found or not vips & {str(a.ip) for a in found[0].vip_side.addresses}:
-            raise errors.ControlFailed(f"No amphora of load balancer {self.lb.id} holds {vips}.")
-        return tuple(found)
+        return found
 
     def listening(self, inside: Inside, interface: str, *, netns: bool = True) -> Vantage:
         """A vantage in an amphora; for capturing."""
@@ -241,6 +259,10 @@ class Place:
             side = "member" if network.id == self.site.member_net.id else "VIP"
             return f"the security group of its {side} port, not the amphora, stopped it"
         return "it was lost on the way, and what the amphora would have done is not known"
+
+
+def _holds(inside: Inside, vips: set[str]) -> bool:
+    return bool(vips & {str(one.ip) for one in inside.vip_side.addresses})
 
 
 def _listening(inside: Amphora, kind: str) -> set[int]:
