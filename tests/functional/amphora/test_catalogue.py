@@ -106,7 +106,7 @@ def test_from_outside_nothing_else_is_seen(vantage, amphora, rules, version):
     assert all(one.observation.pcap for one in found if one.right is not None)
 
 
-@BOTH
+@pytest.mark.parametrize("version", [4, pytest.param(6, marks=pytest.mark.series)])
 def test_an_open_door_is_seen_by_every_class_that_may_not_pass(vantage, amphora, rules, version):
     rules("table inet amphora_table { }")
     made = context(version)
@@ -164,6 +164,7 @@ def test_what_the_way_ate_is_no_praise_for_the_filter(vantage, amphora, rules, b
     assert not found.doubt(switched=True)
 
 
+@pytest.mark.series
 def test_a_switch_that_eats_most_leaves_nothing_to_judge(vantage, amphora, rules, bed):
     ways = ("ip saddr != 198.51.100.99", "ip protocol != tcp", "tcp dport != 80")
     with eaten(bed, *(f"iifname client {way}" for way in ways)):
@@ -172,6 +173,7 @@ def test_a_switch_that_eats_most_leaves_nothing_to_judge(vantage, amphora, rules
     assert "Too little arrived" in found.doubt(switched=True)
 
 
+@pytest.mark.series
 def test_what_was_lost_once_is_sent_again(vantage, amphora, rules, bed, monkeypatch):
     def take():
         with eaten(bed, "ip saddr 198.51.100.200 numgen inc mod 20 == 7"):

@@ -140,7 +140,7 @@ def test_without_a_fault_there_is_no_alarm(run, text):
 
 
 # One of each kind in every check; all of them take ten minutes: `make bench`.
-SAMPLE = ("policy-accept", "chain-unhooked", "port-stale", "ruleset-lost", "forwarding-v4")
+SAMPLE = ("policy-accept", "port-stale", "forwarding-v4")
 EACH = [
     pytest.param(name, marks=() if name in SAMPLE else pytest.mark.series) for name in FAULTS
 ]
@@ -183,6 +183,7 @@ def forwards(bed, inside):
         inside.within("sysctl", "-q", "-w", f"{name}=0")
 
 
+@pytest.mark.series
 def test_forwarding_is_switched_off_first_where_it_is_on(run, inside, text, forwards, tmp_path):
     here = Run(run.on, tmp_path, say=print)
     assert here.tests.routes and here.look() == []

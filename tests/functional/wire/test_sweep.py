@@ -174,6 +174,7 @@ def test_udp_behind_a_firewall(sweep, version):
     assert total(seen.dropped) == 65534
 
 
+@pytest.mark.series
 def test_udp_without_a_firewall_is_undecided(sweep, rules):
     rules()
     for _ in range(2):  # also when the limiter is used up already
