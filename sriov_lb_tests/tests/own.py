@@ -163,7 +163,13 @@ class Own:
     def tidy(self) -> None:
         """Only ``web`` is left, as it was; or nothing at all when it was damaged."""
         if self.damaged:
-            self.close()
+            before = self._forget()
+            if before is not None:
+                try:
+                    # Octavia builds the next one while it takes this one away.
+                    _ = self.asked
+                finally:
+                    self.lbs.delete(before.id)
         if "web" not in self._made:
             return
         for listener in self.lbs.listeners(self.bare):
@@ -183,10 +189,14 @@ class Own:
 
     def close(self) -> None:
         """Delete the load balancer with all that hangs on it; the next look makes a new one."""
-        asked = self._made.get("asked")
-        flavor = self._made.get("flavor_id")
+        asked = self._forget()
+        if asked is not None:
+            self.lbs.delete(asked.id)
+
+    def _forget(self) -> Any:
+        """Begin anew; returns the load balancer that there was, None for none."""
+        asked, flavor = self._made.get("asked"), self._made.get("flavor_id")
         self._made, self._failures, self.damaged = {}, {}, ""
         if flavor is not None:
             self._made["flavor_id"] = flavor
-        if asked is not None:
-            self.lbs.delete(asked.id)
+        return asked
