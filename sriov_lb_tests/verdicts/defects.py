@@ -63,6 +63,7 @@ class Defect:
     """A defect of Octavia that is known.
 
     :param releases: each a version, or a range ``A..B`` that holds both its ends.
+    :param everywhere: normal VIPs have it, too.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Defect:
     upstream: str
     means: str
     signature: Signature
+    everywhere: bool = False
 
     def affects(self, release: str) -> bool:
         """Whether a release of Octavia is one of this defect's."""
@@ -226,6 +228,7 @@ def _defect(entry: Mapping[str, Any]) -> Defect:
             message=_pattern(sign.get("message")),
             explains=_pattern(sign.get("explains")),
         ),
+        everywhere=entry.get("everywhere", False),
     )
 
 

@@ -343,17 +343,18 @@ class TestMatrix(Agrees, base.SriovLbTest):
         """Give a cell its verdict line. It is a known defect when each finding is, and each
         request that failed."""
         name = f"MTX-{row.number:02d} {outcome.cell}"
-        # Known defects are those of SR-IOV VIPs; a normal one that fails is news, whatever it says.
-        if outcome.verdict is Verdict.FAIL and row.values["vip"] == "direct":
+        if outcome.verdict is Verdict.FAIL:
             found = self.stage.registry.judge(
                 name,
                 [*outcome.problems, *outcome.findings],
                 outcome.seen,
                 self.stage.octavia_release,
             )
-            if found.known:
+            # A normal VIP that fails as an SR-IOV one does is news, unless all are known to.
+            excused = row.values["vip"] == "direct" or all(d.everywhere for d in found.defects)
+            if found.known and excused:
                 outcome.verdict, outcome.defect = Verdict.KNOWN_DEFECT, found.ids
-            else:
+            elif excused:
                 outcome.judged = str(found)
         self.stage.recorder.append(
             Result(

@@ -69,6 +69,23 @@ def test_a_normal_vip_has_no_known_defects(test):
     assert test.written()[0].verdict is Verdict.FAIL
 
 
+METRICS = (
+    "On a {} VIP, a PROMETHEUS listener with the allowed_cidrs 192.0.2.1/32, was to be ACTIVE and "
+    "ended in ERROR. The listener x is ERROR."
+)
+
+
+@pytest.mark.parametrize("row", [NORMAL, DIRECT])
+def test_a_defect_that_is_everywhere_is_known_on_normal_vips_too(test, row):
+    kind = row.values["vip"]
+    test.judge(row, failed([METRICS.format(kind)]))
+    test.judge(row, failed([METRICS.format(kind).replace("PROMETHEUS", "TCP")]))
+    test.judge(row, failed([METRICS.format(kind), "Another thing."]))
+    known, tcp, more = test.written()
+    assert known.defect == "OCTAVIA-PROMETHEUS-HTX"
+    assert (tcp.verdict, more.verdict) == (Verdict.FAIL, Verdict.FAIL)
+
+
 def test_what_the_tests_had_to_do_is_told_and_not_judged(test):
     outcome = failed(findings=[ALL_OF_IPV4])
     outcome.notes.append("The load balancer was damaged and replaced.")
