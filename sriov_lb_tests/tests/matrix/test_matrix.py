@@ -61,6 +61,7 @@ class Outcome:
     :param problems: sentences; what Octavia did wrong, and each request that failed.
     :param findings: what the comparison of policy, ruleset and wire found.
     :param notes: what the tests had to do about it; nobody's fault.
+    :param failed: how Octavia failed the listener, if it did.
     :param judged: problems and findings as :meth:`TestMatrix.judge` puts them: what nobody knows
         yet first.
     """
@@ -73,13 +74,18 @@ class Outcome:
     defect: str | None = None
     seen: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
-
+    failed: errors.SriovLbError | None = None
     judged: str = ""
 
     @property
     def reason(self) -> str:
         said = [self.judged] if self.judged else [*self.problems, *self.findings]
         return "\n".join([*said, *self.notes])
+
+
+def fragile(outcome: Outcome) -> bool:
+    """Whether some release fails such a listener, and marks every other one with it."""
+    return outcome.cell.cidrs == "nested" or outcome.cell.protocol == "PROMETHEUS"
 
 
 def port_of(packet: Packet) -> int | None:
@@ -153,8 +159,11 @@ class TestMatrix(Agrees, base.SriovLbTest):
         outcomes = [Outcome(cell) for cell in row.cells]
         try:
             balancer.lb = self.built(balancer, outcomes)
-            for number, outcome in enumerate(outcomes):
+            # What some releases fail comes first, while there is no other listener to be harmed.
+            for number, outcome in sorted(enumerate(outcomes), key=lambda one: not fragile(one[1])):
                 balancer = self.try_cell(balancer, outcome, FIRST_PORT + number)
+            self.repair(balancer)
+            self.tell_failures(balancer, outcomes)
             self.look_at(balancer, [one for one in outcomes if one.cell in balancer.ports])
         except Exception as error:
             # Octavia could not build it at all, or the tests broke: no cell was looked at.
@@ -194,7 +203,7 @@ class TestMatrix(Agrees, base.SriovLbTest):
 
     def try_cell(self, balancer: Balancer, outcome: Outcome, port: int) -> Balancer:
         """Make the listener of a cell; returns the load balancer to go on with."""
-        cell, ground = outcome.cell, self.ground
+        cell = outcome.cell
         outcome.started = time.time()
         if cell.protocol in ("UDP", "SCTP") and not self._kernel_can(balancer):
             outcome.verdict = Verdict.SKIPPED
@@ -212,24 +221,39 @@ class TestMatrix(Agrees, base.SriovLbTest):
             outcome.problems.append(f"Octavia refuses {self._listener(cell, wanted)} {refusal}")
         except (errors.ResourceFault, errors.StuckPending) as error:
             outcome.verdict = Verdict.FAIL
-            outcome.seen["cidrs"] = cell.cidrs
-            if balancer.sriov and not balancer.ports:
-                # Maybe no listener can be had at all: then that is what has a name.
-                outcome.seen.update(
-                    operation="listener-create",
-                    sriov="ERROR" if isinstance(error, errors.ResourceFault) else "PENDING",
-                    normal=ground.listener_on_a_normal_vip,
-                )
-            # The control: what other CIDRs came to on the same load balancer.
-            others = len(balancer.ports)
-            noun = "listener" if others == 1 else "listeners"
-            control = f", though {others} other {noun} of it became ACTIVE" if others else ""
-            outcome.problems.append(
-                f"On a {balancer.row.values['vip']} VIP, {self._listener(cell, wanted)} was to be "
-                f"ACTIVE and ended in ERROR{control}. {error.message}"
-            )
+            outcome.failed = error
             return self._mend(balancer, outcome, port)
         return balancer
+
+    def tell_failures(self, balancer: Balancer, outcomes: Iterable[Outcome]) -> None:
+        """What became of listeners that Octavia failed, with the control: the others."""
+        others = len(balancer.ports)
+        noun = "listener" if others == 1 else "listeners"
+        control = f", though {others} other {noun} of it became ACTIVE" if others else ""
+        for outcome in outcomes:
+            if outcome.failed is None:
+                continue
+            outcome.seen["cidrs"] = outcome.cell.cidrs
+            if balancer.sriov and not others:
+                # Maybe no listener can be had at all: then that is what has a name.
+                stuck = isinstance(outcome.failed, errors.StuckPending)
+                outcome.seen.update(
+                    operation="listener-create",
+                    sriov="PENDING" if stuck else "ERROR",
+                    normal=self.ground.listener_on_a_normal_vip,
+                )
+            listener = self._listener(outcome.cell, self.wanted(balancer, outcome.cell))
+            outcome.problems.insert(
+                0,
+                f"On a {balancer.row.values['vip']} VIP, {listener} was to be ACTIVE and ended in "
+                f"ERROR{control}. {outcome.failed.message}",
+            )
+
+    def repair(self, balancer: Balancer) -> None:
+        """Make the listeners again that another one's failure put into ERROR."""
+        for cell in balancer.damaged():
+            balancer.remove(balancer.ports[cell])
+            self.add(balancer, cell, balancer.ports[cell])
 
     @staticmethod
     def _listener(cell: Cell, wanted: Iterable[str] | None) -> str:
@@ -250,9 +274,6 @@ class TestMatrix(Agrees, base.SriovLbTest):
         try:
             balancer.remove(port)
             if balancer.healthy():
-                for cell in balancer.damaged():
-                    balancer.remove(balancer.ports[cell])
-                    self.add(balancer, cell, balancer.ports[cell])
                 return balancer
         except (errors.CloudError, sdk.SDKException) as error:
             outcome.problems.append(f"It could not be removed either: {error}")

@@ -69,6 +69,31 @@ def test_a_normal_vip_has_no_known_defects(test):
     assert test.written()[0].verdict is Verdict.FAIL
 
 
+@pytest.mark.parametrize(("others", "defect"), [(2, "OCTAVIA-CIDRS-WITHIN-CIDRS"), (0, None)])
+def test_a_listener_that_failed_is_told_with_the_others_as_its_control(
+    test, monkeypatch, others, defect
+):
+    known = SimpleNamespace(listener_on_a_normal_vip="ACTIVE")
+    monkeypatch.setattr(test_matrix.TestMatrix, "_ground", known)
+    monkeypatch.setattr(test, "wanted", lambda balancer, cell: ["192.0.2.0/24", "192.0.2.1/32"])
+    made = {Cell("TCP", f"set{number}"): number for number in range(others)}
+    balancer = SimpleNamespace(row=DIRECT, sriov=True, ports=made)
+    fault = errors.ResourceFault("The listener x is ERROR.")
+    outcome = Outcome(Cell("HTTP", "nested"), Verdict.FAIL, failed=fault)
+    fine = Outcome(Cell("TCP", "none"))
+    test.tell_failures(balancer, [fine, outcome])
+    assert fine.problems == []
+    assert ("operation" in outcome.seen) is (not others)
+    assert ("though 2 other listeners of it became ACTIVE" in outcome.reason) is bool(others)
+    test.judge(DIRECT, outcome)
+    assert test.written()[0].defect == defect
+
+
+def test_what_may_harm_others_is_tried_first():
+    cells = [Cell("TCP", "none"), Cell("HTTP", "nested"), Cell("PROMETHEUS", "none")]
+    assert [test_matrix.fragile(Outcome(cell)) for cell in cells] == [False, True, True]
+
+
 METRICS = (
     "On a {} VIP, a PROMETHEUS listener with the allowed_cidrs 192.0.2.1/32, was to be ACTIVE and "
     "ended in ERROR. The listener x is ERROR."
