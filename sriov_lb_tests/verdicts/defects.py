@@ -34,6 +34,7 @@ class Signature:
     :param sriov: the state that it left on the SR-IOV load balancer.
     :param normal: the state that the same operation left on the normal twin.
     :param requirements: ids or beginnings of ids.
+    :param row: searched in what a matrix says of its load balancer, in a test of one.
     :param message: searched in the finding's sentence: its first line, what follows is evidence.
     :param explains: searched in other findings of the same failure, which are this defect's doing
         where one of them is the defect itself: they look alike whatever is behind them.
@@ -45,6 +46,7 @@ class Signature:
     requirements: tuple[str, ...]
     message: re.Pattern[str] | None
     explains: re.Pattern[str] | None = None
+    row: re.Pattern[str] | None = None
 
     def matches(self, requirement: str, message: str, seen: Mapping[str, Any]) -> bool:
         if self.requirements and not requirement.startswith(self.requirements):
@@ -55,6 +57,8 @@ class Signature:
             return False
         if self.normal is not None and seen.get("normal") != self.normal:
             return False
+        if self.row is not None and "row" in seen and not self.row.search(seen["row"]):
+            return False
         return self.message is None or self.message.search(_sentence(message)) is not None
 
 
@@ -63,7 +67,7 @@ class Defect:
     """A defect of Octavia that is known.
 
     :param releases: each a version, or a range ``A..B`` that holds both its ends.
-    :param everywhere: normal VIPs have it, too.
+    :param normal_vips: normal VIPs have it.
     """
 
     id: str
@@ -72,7 +76,7 @@ class Defect:
     upstream: str
     means: str
     signature: Signature
-    everywhere: bool = False
+    normal_vips: bool = False
 
     def affects(self, release: str) -> bool:
         """Whether a release of Octavia is one of this defect's."""
@@ -227,8 +231,9 @@ def _defect(entry: Mapping[str, Any]) -> Defect:
             requirements=tuple(sign.get("requirements", ())),
             message=_pattern(sign.get("message")),
             explains=_pattern(sign.get("explains")),
+            row=_pattern(sign.get("row")),
         ),
-        everywhere=entry.get("everywhere", False),
+        normal_vips=entry.get("normal_vips", False),
     )
 
 

@@ -156,7 +156,7 @@ class TestMatrix(Agrees, base.SriovLbTest):
         if following and len(self._ahead) < 1 and row.vfs + following.vfs <= AHEAD:
             self._ahead[following.number] = ground.ask(following)
         self.involved = {f"matrix-{row.number}": balancer.lb}
-        outcomes = [Outcome(cell) for cell in row.cells]
+        outcomes = [Outcome(cell, seen={"row": str(row)}) for cell in row.cells]
         try:
             balancer.lb = self.built(balancer, outcomes)
             # What some releases fail comes first, while there is no other listener to be harmed.
@@ -372,7 +372,7 @@ class TestMatrix(Agrees, base.SriovLbTest):
                 self.stage.octavia_release,
             )
             # A normal VIP that fails as an SR-IOV one does is news, unless all are known to.
-            excused = row.values["vip"] == "direct" or all(d.everywhere for d in found.defects)
+            excused = row.values["vip"] == "direct" or all(d.normal_vips for d in found.defects)
             if found.known and excused:
                 outcome.verdict, outcome.defect = Verdict.KNOWN_DEFECT, found.ids
             elif excused:

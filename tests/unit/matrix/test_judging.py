@@ -111,6 +111,43 @@ def test_a_defect_that_is_everywhere_is_known_on_normal_vips_too(test, row):
     assert (tcp.verdict, more.verdict) == (Verdict.FAIL, Verdict.FAIL)
 
 
+SHUT = (
+    "policy and wire disagree: TCP SYN from 203.0.113.5:40000 to 203.0.113.9:8104 on eth1 "
+    "(state new) has to pass (listener x is open to everybody), but it did not come "
+    "through: no answer"
+)
+SRIOV_MEMBERS = next(
+    row for row in ROWS if row.values["vip"] == "normal" and row.values["member_port"] == "direct"
+)
+LOST = "policy and wire disagree: nobody answers for the VIP 2001:db8::7 on its network, though ..."
+SECOND = next(
+    row for row in ROWS
+    if row.values["member_place"] == "second" and row.values["additional_vips"]
+)  # fmt: skip
+FIRST_ONLY = next(
+    row for row in ROWS
+    if row.values["member_place"] == "second" and not row.values["additional_vips"]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "finding", "defect"),
+    [
+        (SRIOV_MEMBERS, SHUT, "OCTAVIA-SRIOV-MEMBER-SHUTS-VIP"),
+        (DIRECT, SHUT, None),
+        (SECOND, LOST, "OCTAVIA-SECOND-SUBNET"),
+        (SECOND, SHUT, None),
+        (FIRST_ONLY, LOST, None),
+        (SRIOV_MEMBERS, LOST, None),
+    ],
+)
+def test_a_defect_of_some_load_balancers_is_known_on_no_other(test, row, finding, defect):
+    test.judge(row, failed([REQUEST], [finding], row=str(row)))
+    test.judge(row, failed([REQUEST], row=str(row)))
+    known, alone = test.written()
+    assert known.defect == defect and alone.defect is None
+
+
 def test_what_the_tests_had_to_do_is_told_and_not_judged(test):
     outcome = failed(findings=[ALL_OF_IPV4])
     outcome.notes.append("The load balancer was damaged and replaced.")
