@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +118,8 @@ class Ground:
         """The client, with an address on every subnet that a VIP can be on."""
         _ = self.scene.guests, self.asked_member
         client = self.scene.client
+        given = ExitStack()
+        self.stage.on_close(given.close)
         for number, net in enumerate(self.further):
             # Taken in Neutron, so that nobody else gets them.
             port = networks.create_port(
@@ -125,8 +128,7 @@ class Ground:
             for fixed in port.fixed_ips:
                 subnet = next(s for s in net.subnets.values() if s.id == fixed["subnet_id"])
                 prefix = ipaddress.ip_network(subnet.cidr).prefixlen
-                address = client.vantage.address(f"{fixed['ip_address']}/{prefix}")
-                address.__enter__()  # the agent takes it away when it ends
+                given.enter_context(client.vantage.address(f"{fixed['ip_address']}/{prefix}"))
         return client
 
     # --- load balancers ---
