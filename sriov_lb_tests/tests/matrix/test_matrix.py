@@ -318,7 +318,8 @@ class TestMatrix(Agrees, base.SriovLbTest):
         ports = {balancer.ports[outcome.cell]: outcome for outcome in outcomes}
         for finding in found.findings:
             self.evidence(finding.pcap)
-            owner = ports.get(port_of(finding.packet))
+            # A finding that has a sentence of its own is about more than one packet.
+            owner = None if finding.summary else ports.get(port_of(finding.packet))
             for outcome in [owner] if owner else outcomes:
                 outcome.findings.append(str(finding))
                 outcome.verdict = Verdict.FAIL
