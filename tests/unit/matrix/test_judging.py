@@ -148,6 +148,15 @@ def test_a_defect_of_some_load_balancers_is_known_on_no_other(test, row, finding
     assert known.defect == defect and alone.defect is None
 
 
+@pytest.mark.parametrize(("source", "known"), [("192.0.2.7", True), ("198.51.100.7", False)])
+def test_a_subnet_that_lost_its_route_does_not_answer_either(test, source, known):
+    no_way_back = SHUT.replace("203.0.113.5", source)
+    test.judge(SECOND, failed(findings=[LOST, no_way_back], row=str(SECOND)))
+    test.judge(SECOND, failed(findings=[no_way_back], row=str(SECOND)))
+    lost, alone = test.written()
+    assert (lost.defect == "OCTAVIA-SECOND-SUBNET") is known and alone.defect is None
+
+
 def test_what_the_tests_had_to_do_is_told_and_not_judged(test):
     outcome = failed(findings=[ALL_OF_IPV4])
     outcome.notes.append("The load balancer was damaged and replaced.")
