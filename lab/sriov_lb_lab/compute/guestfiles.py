@@ -53,16 +53,19 @@ RemainAfterExit=yes
 ExecStart=/bin/mount --bind {MEMINFO} /proc/meminfo
 """
 
+WAIT_ONLINE = "/lib/systemd/systemd-networkd-wait-online --timeout=30"
+
 RUN_USER_DATA = f"""\
 [Unit]
 Description=User data script of the first boot
 ConditionPathExists=!{USER_DATA}.done
-Wants=network-online.target
-After=network-online.target
+After=systemd-networkd.service
 
 [Service]
 Type=oneshot
 ExecStartPre=/usr/bin/touch {USER_DATA}.done
+# Not by network-online.target: nothing else has to wait for it, and the tree masks its service.
+ExecStartPre=-/bin/sh -c '! systemctl -q is-active systemd-networkd || exec {WAIT_ONLINE}'
 ExecStart={USER_DATA}
 StandardOutput=journal+console
 StandardError=journal+console
@@ -188,10 +191,6 @@ def _enable_networkd(disk: _Disk) -> None:
     disk.link(
         f"{UNITS}/multi-user.target.wants/systemd-networkd.service",
         f"{library}/systemd-networkd.service",
-    )
-    disk.link(
-        f"{UNITS}/network-online.target.wants/systemd-networkd-wait-online.service",
-        f"{library}/systemd-networkd-wait-online.service",
     )
 
 

@@ -33,6 +33,9 @@ def unit(vif: Mapping[str, Any], index: int) -> str:
     lines = ["[Match]", f"MACAddress={vif['address'].lower()}", "", "[Link]"]
     if mtu:
         lines.append(f"MTUBytes={mtu}")
+    if any(subnet["ips"] for subnet in network["subnets"]):
+        # A link-local address, which is there first, is not enough to be online with.
+        lines.append("RequiredForOnline=routable")
     lines += ["", "[Network]", "DHCP=no", "IPv6AcceptRA=no", "LinkLocalAddressing=ipv6"]
     routes: list[str] = []
     for subnet in network["subnets"]:

@@ -230,6 +230,7 @@ def handshakes(path) -> list[tuple[int, int]]:
     return sorted(found.items())
 
 
+@pytest.mark.series
 def test_the_time_to_connect_agrees_with_a_capture(bed, normal, generator, tmp_path):
     """The kernel's first round trip against SYN and SYN/ACK on the client's device. TCP takes its
     times above IP, tcpdump below it: a few us more, and never less. One by one they agree within

@@ -189,7 +189,7 @@ def test_network_unit_has_both_families():
     assert list(units) == ["/etc/systemd/network/10-lab-0.network"]
     match, link, network, default, static = sections(units["/etc/systemd/network/10-lab-0.network"])
     assert match == ("[Match]", ["MACAddress=fa:16:3e:00:00:01"])
-    assert link == ("[Link]", ["MTUBytes=1450"])
+    assert link == ("[Link]", ["MTUBytes=1450", "RequiredForOnline=routable"])
     for line in (
         "Address=198.18.17.16/20",
         "Address=2001:db8::5/64",
@@ -212,6 +212,7 @@ def test_the_first_interfaces_gateway_wins():
 def test_an_interface_without_addresses_is_left_without():
     unit = network_config.unit(nova_vif(subnets=[]), 0)
     assert "Address=\n" not in unit and "[Route]" not in unit and "MACAddress" in unit
+    assert "RequiredForOnline" not in unit
 
 
 @pytest.mark.parametrize(
