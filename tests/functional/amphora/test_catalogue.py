@@ -140,6 +140,7 @@ def eaten(bed, *matches):
         bed.within("segment", "nft", "delete", "table", "bridge", "eater")
 
 
+@pytest.mark.series
 def test_a_whole_way_leaves_no_doubt(vantage, amphora, rules):
     found = surveyed.take(vantage, context(4), amphora)
     assert not found.wrong and not found.lost and not found.doubt()
@@ -185,6 +186,7 @@ def test_what_was_lost_once_is_sent_again(vantage, amphora, rules, bed, monkeypa
     assert take().lost
 
 
+@pytest.mark.series
 def test_a_filter_that_is_too_open_fails_although_frames_were_lost(vantage, amphora, rules, bed):
     rules(lines=(*LINES, "tcp dport 9443 accept"))
     with eaten(bed, "ip saddr 198.51.100.200"):

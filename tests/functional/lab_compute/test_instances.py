@@ -24,15 +24,14 @@ STATE = Path(os.environ.get("SRIOV_LB_LAB_STATE", "/var/lib/sriov-lb-lab"))
 SCENARIOS = (
     "life",
     "hot_plug",
-    "transfer",
     "guest_reboots",
     "crash",
-    "outlives_its_starter",
-    "pause",
     "failures_leave_nothing",
     "switched_off_at_once",
     "link_state",
     "first_boot",
+    *(pytest.param(name, marks=pytest.mark.series) for name in ("transfer", "pause")),
+    pytest.param("outlives_its_starter", marks=pytest.mark.series),
 )
 
 

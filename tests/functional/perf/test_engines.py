@@ -131,6 +131,7 @@ def test_bandwidth_has_the_sender_s_round_trips_in_both_directions(bed, measured
     assert sample.raw["iperf3"]["start"]["test_start"]["num_streams"] == 2
 
 
+@pytest.mark.series
 def test_objects_of_a_size_are_asked_for_by_their_size(bed, measured):
     size = 16384
     target = Target(
