@@ -22,8 +22,13 @@ from tester import Tester
 ROOT = Path(__file__).resolve().parents[1]
 LOG = ROOT / ".venv.log"
 
-# Unit tests share nothing; the others share the machine.
-UNIT = ("-q", "-n", "auto", "--maxprocesses", "4", "tests/unit")
+# A third of the unit tests' time is waiting, so one process more than there are cores.
+UNIT = ("-q", "-n", str(min(4, (os.cpu_count() or 1) + 1)), "tests/unit")
+# Functional tests measure, too: two at a time leave each its core. The file is the unit, for
+# what a file's tests share. -v names what ends; in the lab, where some take minutes, what begins.
+FUNCTIONAL = ("-v", "-n", "2", "--dist", "loadfile", "-m", "not series", "tests/functional")
+IN_THE_LAB = ("-v", "-m", "not series", "tests/lab")
+LONGEST = "--durations=25"
 
 HELP = """\
 make demo        a genuine OpenStack on this machine, the tests in it, the verdicts (root)
@@ -84,9 +89,10 @@ class Project:
                 "root. This counts as a failure: sudo make check"
             )
         self._prepare(machine.TESTER + machine.LAB + machine.FUNCTIONAL)
-        # -v names a test when it begins: some of those in the lab take minutes.
-        return self._run("pytest", *UNIT) or self._run(
-            "pytest", "-v", "-m", "not series", "--durations=25", "tests/functional", "tests/lab"
+        return (
+            self._run("pytest", *UNIT)
+            or self._run("pytest", LONGEST, *FUNCTIONAL)
+            or self._run("pytest", LONGEST, *IN_THE_LAB)
         )
 
     def bench(self) -> int:

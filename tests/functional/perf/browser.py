@@ -32,6 +32,18 @@ def executable() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+def _remove(profile: Path) -> None:
+    """Its helper processes outlive Chromium by a moment, and write into the profile until then."""
+    deadline = time.monotonic() + 30
+    while profile.exists():
+        try:
+            shutil.rmtree(profile)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 class Browser:
     """One tab. Use as a context manager.
 
@@ -43,7 +55,8 @@ class Browser:
         import websocket
 
         self._stack = contextlib.ExitStack()
-        profile = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        profile = Path(tempfile.mkdtemp())
+        self._stack.callback(_remove, profile)
         self._process = subprocess.Popen(
             [executable(), *FLAGS, f"--user-data-dir={profile}", "about:blank"],
             stdout=subprocess.DEVNULL,
