@@ -52,11 +52,17 @@ class Reach:
         taken: Iterable[str] = (),
         anywhere: bool = False,
     ) -> Reach:
-        """For a vantage: its interface's addresses; VIPs and base ports are taken."""
-        own = tuple(
-            str(one.ip) for one in vantage.interface.addresses if not one.ip.is_link_local
-        )
+        """For a vantage: its interface's addresses; VIPs and base ports are taken.
+
+        Of several addresses only those count whose subnet the load balancer has an address on,
+        too: to the others there is no way back, or one by routers that nobody promised.
+        """
         policy = subject.policy()
+        has = [ipaddress.ip_address(text) for text in (*policy.vips, *subject.addresses)]
+        wide = [one for one in vantage.interface.addresses if not one.ip.is_link_local]
+        near = [one for one in wide if any(other in one.network for other in has)]
+        versions = {one.version for one in near}
+        own = tuple(str(one.ip) for one in wide if one in near or one.version not in versions)
         others = frozenset([*policy.vips, *subject.addresses, *taken])
         return cls(own, tuple(links), others, anywhere)
 

@@ -107,6 +107,11 @@ class Amphora:
             )
         return found
 
+    def source_to(self, address: str) -> str | None:
+        """From which of its own haproxy's namespace would ask an address; None without a route."""
+        done = self.within("ip", "-j", "route", "get", address, check=False)
+        return json.loads(done.stdout)[0].get("prefsrc") if done.status == 0 else None
+
     @contextmanager
     def counting(self, mac: str) -> Iterator[counting.Counts]:
         """Count frames from ``mac`` at arrival, before and after the filter; see ``counting``."""

@@ -88,6 +88,7 @@ class Changes(Agrees):
         web: bool = True,
         agree: bool = True,
         moves: bool = False,
+        about: Callable[[Any], str] = lambda witness: "",
     ) -> Any:
         """Carry out a change while the prober runs, then look whether all agree.
 
@@ -100,6 +101,8 @@ class Changes(Agrees):
             is open to.
         :param moves: whether the VIP moves to another MAC, where the prober's frames do not
             follow: then a client's kernel tells how long it was away.
+        :param about: words about a forbidden packet that passed, put after what became of it;
+            asked once the change is done.
         :return: what ``act`` returned.
         """
         allowed, forbidden = self.streams()
@@ -132,7 +135,7 @@ class Changes(Agrees):
         self._read(record, report, allowed, opens or {}, closes or {})
         looks = Looks()
         with looks:
-            found = self._findings(step, name, report, opens or {}, closes or {})
+            found = self._findings(step, name, report, opens or {}, closes or {}, about)
             if found:
                 raise Broken("\n".join([*found, str(report)]), findings=found)
         with looks:
@@ -167,10 +170,12 @@ class Changes(Agrees):
             words += f", connection {name}: {state}"
         self.seen[record.step] = words
 
-    def _findings(self, step: str, name: str, report: Any, opens: Any, closes: Any) -> list[str]:
+    def _findings(
+        self, step: str, name: str, report: Any, opens: Any, closes: Any, about: Callable
+    ) -> list[str]:
         """What passed and may not have, or the other way round, a sentence for each kind."""
         found = []
-        for did, witnesses in _by_gravity(report.witnesses):
+        for did, witnesses in _by_gravity(report.witnesses, about):
             first = witnesses[0]
             more = f" (the first of {len(witnesses)})" if len(witnesses) > 1 else ""
             found.append(
@@ -229,14 +234,19 @@ ROUTED = ("ICMPv6 type 1 code 3", "ICMP type 3 code 1")
 REFUSED = ("RST", "ICMPv6 type 1 code 4", "ICMP type 3 code 3")
 
 
-def _by_gravity(witnesses: Iterable[Any]) -> list[tuple[str, list[Any]]]:
+def _by_gravity(
+    witnesses: Iterable[Any], about: Callable[[Any], str]
+) -> list[tuple[str, list[Any]]]:
     """Witnesses by what became of the packet, in words, the worst kind first."""
-    kinds: dict[str, list[Any]] = {
-        "let in what may not pass": [],
-        "let in what may not pass, to where nobody listens": [],
-        "took what may not pass for something to be forwarded": [],
-    }
-    served, refused, routed = kinds.values()
+    served, refused, routed = (
+        "let in what may not pass",
+        "let in what may not pass, to where nobody listens",
+        "took what may not pass for something to be forwarded",
+    )
+    kinds: dict[str, dict[str, list[Any]]] = {served: {}, refused: {}, routed: {}}
     for one in witnesses:
-        (routed if one.text in ROUTED else refused if one.text in REFUSED else served).append(one)
-    return [(did, found) for did, found in kinds.items() if found]
+        kind = routed if one.text in ROUTED else refused if one.text in REFUSED else served
+        kinds[kind].setdefault(about(one), []).append(one)
+    return [
+        (did + words, found) for did, some in kinds.items() for words, found in some.items()
+    ]

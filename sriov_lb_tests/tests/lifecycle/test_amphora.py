@@ -31,6 +31,19 @@ BOOT = 90.0
 ANNOUNCED = 5.0
 
 
+def first_process_began(text: str) -> int:
+    """UNIX time in whole seconds.
+
+    :param text: /proc/stat and /proc/1/stat, one after the other (proc(5)).
+    """
+    boot = re.search(r"^btime (\d+)$", text, re.MULTILINE)
+    process = re.search(r"^1 \(.*\) (.+)$", text, re.MULTILINE)
+    if boot is None or process is None:
+        raise ValueError("neither btime nor the first process is in there")
+    # Field 22, and two are in front of what is kept; USER_HZ is 100 wherever there is Octavia.
+    return int(boot[1]) + int(process[1].split()[19]) // 100
+
+
 class TestAmphoraLifecycle(LifecycleTest):
     """Whatever happens to the amphora, the firewall is closed or as the API says, never open.
 
@@ -74,9 +87,15 @@ class TestAmphoraLifecycle(LifecycleTest):
             except errors.StuckPending:
                 problem.append(self.why_not(amphora))
 
+        def about(witness: Any) -> str:
+            began = self.booted(amphora)
+            # The second before is not told from it.
+            before = began is not None and witness.answered_ns < began * 10**9
+            return ", while it still shut down" if before else ""
+
         looks = Looks()
         with looks:
-            self.change(step, change, agree=False)
+            self.change(step, change, agree=False, about=about)
         with looks:
             if problem:
                 self.fail(
@@ -88,6 +107,17 @@ class TestAmphoraLifecycle(LifecycleTest):
             # Whatever passed meanwhile, it is as it was.
             self.harmless = True
         looks.conclude()
+
+    def booted(self, amphora: Any) -> int | None:
+        """When the first process of the amphora began, UNIX time in whole seconds; None where the
+        tests may not look, or cannot."""
+        if not CONF.sriov_lb.amphora_ssh:
+            return None
+        try:
+            said = self.stage.amphora_host(amphora).run(["cat", "/proc/stat", "/proc/1/stat"])
+        except errors.SriovLbError:
+            return None
+        return first_process_began(said.stdout)
 
     def why_not(self, amphora: Any) -> str:
         """What the amphora's own units say, where the tests may look."""

@@ -217,27 +217,33 @@ class Balancer:
     def sriov(self) -> bool:
         return self.row.values["vip"] == "direct"
 
+    @property
+    def members(self) -> list[str]:
+        """Addresses of the members, whatever pool they are in."""
+        return [address for address, _ in self._members()]
+
+    def _members(self) -> Iterator[tuple[str, Any]]:
+        role, net = self.ground.place(self.row)
+        for version in self.row.versions:
+            if version in net.subnets:
+                yield self.ground.member.addresses(role, version)[0], net.subnet(version)
+
     def pool(self, protocol: str) -> Any:
         """The pool that serves a protocol of the matrix, with its members; None for none."""
         wanted = POOLS[protocol]
         if wanted is None:
             return None
         if wanted not in self.pools:
-            ground, lbs = self.ground, self.ground.lbs
-            pool = lbs.create_pool(
-                self.lb, protocol=wanted, what=f"matrix-{wanted.lower()}"
-            )
+            lbs = self.ground.lbs
+            pool = lbs.create_pool(self.lb, protocol=wanted, what=f"matrix-{wanted.lower()}")
             self.pools[wanted] = pool
-            role, net = ground.place(self.row)
-            for version in self.row.versions:
-                if version not in net.subnets:
-                    continue
+            for address, subnet in self._members():
                 lbs.add_member(
                     self.lb,
                     pool,
-                    address=ground.member.addresses(role, version)[0],
+                    address=address,
                     port=member.PORTS[wanted],
-                    subnet_id=net.subnet(version).id,
+                    subnet_id=subnet.id,
                     request_sriov=True if self.row.values["member_port"] == "direct" else None,
                 )
         return self.pools[wanted]

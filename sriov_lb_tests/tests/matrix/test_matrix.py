@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import time
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from tempest.lib import decorators
 
 from sriov_lb_tests import agreement, errors
 from sriov_lb_tests.agreement import Agreement
-from sriov_lb_tests.amphora import VIP_INTERFACE
+from sriov_lb_tests.amphora import VIP_INTERFACE, Amphora
 from sriov_lb_tests.cloud import scenario
 from sriov_lb_tests.policy.packet import Packet
 from sriov_lb_tests.tests import base
@@ -93,6 +94,28 @@ def port_of(packet: Packet) -> int | None:
     members' answers, neighbour discovery."""
     request = packet.interface == VIP_INTERFACE and packet.state == "new"
     return packet.dport if request else None
+
+
+def stranger_to(amphora: Amphora, member: str) -> str:
+    """What is wrong with the address a member is asked from, as a sentence; "" when nothing is.
+
+    An amphora with an address on the member's subnet has to ask from that one: to any other the
+    member answers by way of a router, where there is one.
+    """
+    source = amphora.source_to(member)
+    near = [
+        str(one.ip)
+        for interface in amphora.interfaces().values()
+        for one in interface.addresses
+        if ipaddress.ip_address(member) in one.network
+    ]
+    if source is None or not near or source in near:
+        return ""
+    subnet_has = " and ".join(near)
+    return (
+        f"The amphora asks the member {member} from {source}, which is not on the member's "
+        f"subnet, though it has {subnet_has} there."
+    )
 
 
 class TestMatrix(Agrees, base.SriovLbTest):
@@ -311,6 +334,10 @@ class TestMatrix(Agrees, base.SriovLbTest):
             patience = self.requests(balancer, outcome, patience)
         if not outcomes:
             return
+        unserved = [one for one in outcomes if one.problems and one.cell.protocol != "PROMETHEUS"]
+        for sentence in self.strangers(balancer) if unserved else ():
+            for outcome in unserved:
+                outcome.problems.insert(0, sentence)
         found = self.compare(balancer)
         self.keep(f"row-{balancer.row.number:02d}-agreement.json", found.to_json())
         for amphora, text in found.rulesets.items():
@@ -350,6 +377,15 @@ class TestMatrix(Agrees, base.SriovLbTest):
                 patience = 0.0
         outcome.seen["requests"] = asked
         return patience
+
+    def strangers(self, balancer: Balancer) -> list[str]:
+        """What requests that failed may have failed of, where the tests may log in."""
+        if not CONF.sriov_lb.amphora_ssh:
+            return []
+        amphorae = [Amphora(host) for _, host in self.ground.scene.amphorae(balancer.lb)]
+        members = balancer.members
+        found = (stranger_to(amphora, member) for amphora in amphorae for member in members)
+        return sorted({sentence for sentence in found if sentence})
 
     def compare(self, balancer: Balancer) -> Agreement:
         """Policy, ruleset and wire; on a normal VIP there is no ruleset but security groups."""

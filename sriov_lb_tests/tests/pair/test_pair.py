@@ -12,6 +12,7 @@ from tempest.lib import decorators
 from sriov_lb_tests import errors
 from sriov_lb_tests.amphora import Amphora, Stage
 from sriov_lb_tests.cloud.awaiting import until
+from sriov_lb_tests.packets.catalogue import Context, peer_cases
 from sriov_lb_tests.packets.probe import Probe
 from sriov_lb_tests.policy import packet as headers
 from sriov_lb_tests.policy.model import PEER_PORT
@@ -21,10 +22,12 @@ from sriov_lb_tests.tests.agreement import Agrees
 from sriov_lb_tests.tests.away import Away
 from sriov_lb_tests.tests.base import requirement
 from sriov_lb_tests.tests.lifecycle.base import LifecycleTest
-from sriov_lb_tests.tests.own import WEB, Own
+from sriov_lb_tests.tests.looks import Looks
+from sriov_lb_tests.tests.own import NEVER, THIRD, WEB, Own
 from sriov_lb_tests.tests.pair.election import Election, advertisement
 from sriov_lb_tests.verdicts.model import Broken
 from sriov_lb_tests.wire.exchange import Verdict
+from sriov_lb_tests.wire.survey import survey
 
 CONF = config.CONF
 
@@ -219,6 +222,37 @@ class TestPair(LifecycleTest):
         self.change("The dead amphora was replaced", replace, moves=True)
         self.replaced({dead})
         self.master()
+
+    @decorators.idempotent_id("b49f0464-0f5f-4936-9fcb-ac5ffa665415")
+    @requirement(
+        "PAI-010",
+        "A listener made while one amphora of a pair is dead is served, and its rules hold.",
+        needs=("admin", "disruptive"),
+    )
+    def test_takeover_and_listener(self) -> None:
+        """Steps:
+
+        1. After the takeover, before anybody replaced the dead amphora, create a listener that is
+           open to one source.
+
+        Verify: it becomes ACTIVE, what has to pass passes by then and no forbidden packet ever; the
+        survivor's ruleset and the wire agree with the policy. That the dead one's successor holds
+        it, too, is for PAI-003, which comes next.
+        """
+        story = self.taken_over()
+        if story["master"] not in {one.id for one in self.lbs.amphorae(self.own.bare.id)}:
+            base.inconclusive(
+                f"The dead amphora {story['master']} was replaced before a listener could be made."
+            )
+        step = "A listener was created while one amphora is dead"
+        version = self.own.versions[0]
+        self.change(
+            step,
+            lambda: self.own.listener("meanwhile", THIRD, self.own.cidrs()),
+            opens={"allowed, open now": self.own.syn(version, THIRD)},
+            agree=False,
+        )
+        self.agrees(self.own.bare, step, only=[story["backup"]])
 
     def replaced(self, gone: set[str]) -> None:
         """None of these amphorae serves the load balancer any more."""
@@ -421,6 +455,71 @@ class TestPair(LifecycleTest):
             "    print(type(error).__name__)\n"
         )
         return inside.within("python3", "-c", program).stdout.strip()
+
+    @decorators.idempotent_id("c5a01575-1a60-4a47-a0dc-bd60ab776516")
+    @requirement(
+        "PAI-009",
+        "What comes from the peer's place meets the fate it deserves: VRRP of the peer passes, and "
+        "nothing else of it that no listener is open to.",
+        needs=("admin", "amphora_ssh"),
+    )
+    def test_packet_classes_from_the_peers_place(self) -> None:
+        """Steps:
+
+        1. From the client's VF send each amphora the catalogue's packet classes that are about its
+           peer, with the peer's address and with the one beside it, while counters in the amphora
+           tell how far each came.
+
+        Verify: each meets the fate it deserves; all of them arrived. The control: a SYN to the
+        listener is answered before and after each.
+        """
+        self.ready()
+        master, backup = self.master()
+        looks = Looks()
+        for amphora, peer in ((master, backup), (backup, master)):
+            with looks:
+                self.from_the_peers_place(amphora, peer)
+        with looks:
+            self.held_by(master, "After packets with the peer's address")
+        looks.conclude()
+
+    def from_the_peers_place(self, amphora: Any, peer: Any) -> None:
+        """Send one amphora what is about its peer; hold each packet class to its promise."""
+        version = 6 if ":" in amphora.vrrp_ip else 4
+        client = self.client
+        # The frames go to this amphora's VF, whoever has the VIP now.
+        context = Context(
+            version=version,
+            vip=amphora.vrrp_ip,
+            own=amphora.vrrp_ip,
+            peer=peer.vrrp_ip,
+            allowed=client.allowed(version),
+            denied=client.denied(version),
+            tcp_port=WEB,
+            closed_port=NEVER,
+        )
+        found = survey(
+            client.vantage,
+            context,
+            control=self.own.syn(version, WEB),
+            chosen=peer_cases(context),
+            counting=Amphora(self.stage.amphora_host(amphora)).counting(
+                client.vantage.interface.mac
+            ),
+        )
+        self.evidence(*{one.observation.pcap for one in found})
+        name = str(amphora.role or amphora.id).lower()
+        self.keep(f"peers-place-{name}.txt", "\n".join(map(str, found)))
+        self.seen[f"to the {name}"] = f"{len(found)} packet classes"
+        wrong = [f"Amphora {amphora.id} ({name}): {one}" for one in found if one.right is False]
+        if wrong:
+            raise Broken("\n".join(wrong), findings=wrong)
+        unknown = [one for one in found if one.right is None]
+        if unknown or not found:
+            base.inconclusive(
+                f"Of {len(found)} packet classes with the peer's address, {len(unknown)} cannot be "
+                f"judged at amphora {amphora.id}. {unknown[0] if unknown else ''}"
+            )
 
     @decorators.idempotent_id("18b3f4d5-3a62-47a8-a9e4-d5fa6b7c8d06")
     @requirement(

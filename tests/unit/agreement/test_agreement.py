@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policy, ruleset and wire held against each other; the wire is a function."""
 
+import ipaddress
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from openstack.load_balancer.v2.listener import Listener
@@ -103,6 +105,20 @@ def test_nobody_elses_address_is_ever_pretended():
     sources = {source for source, _ in found}
     assert "198.51.100.13" in sources, "in the CIDR, and free"
     assert not sources & {VIP, "198.51.100.12", "198.51.100.14", "198.51.100.0", "198.51.100.1"}
+
+
+@pytest.mark.parametrize(
+    ("own", "kept"),
+    [
+        (["198.51.100.10/24", "192.0.2.74/26"], ["198.51.100.10"]),
+        (["192.0.2.74/26"], ["192.0.2.74"]),
+        (["198.51.100.10/24", "2001:db8::5/64"], ["198.51.100.10", "2001:db8::5"]),
+    ],
+)
+def test_of_own_addresses_those_count_that_answers_come_back_to(own, kept):
+    addresses = tuple(map(ipaddress.ip_interface, own))
+    vantage = SimpleNamespace(interface=SimpleNamespace(addresses=addresses))
+    assert Reach.of(vantage, subject(listener())).own == tuple(kept)
 
 
 def test_with_port_security_only_own_addresses_are_used():

@@ -8,6 +8,7 @@ import pytest
 
 from sriov_lb_tests.tests.away import Away
 from sriov_lb_tests.tests.changes import Changes
+from sriov_lb_tests.tests.lifecycle.test_amphora import first_process_began
 from sriov_lb_tests.tests.looks import Looks
 from sriov_lb_tests.verdicts.model import Broken, Inconclusive
 
@@ -36,8 +37,8 @@ def witnesses(*texts):
     return [Witness(sent_ns=2 * SECOND, text=text) for text in texts]
 
 
-def findings(found, opens=(), closes=()):
-    return Changes()._findings("A step", "lb", found, opens, closes)
+def findings(found, opens=(), closes=(), about=lambda witness: ""):
+    return Changes()._findings("A step", "lb", found, opens, closes, about)
 
 
 def test_what_closes_before_active_and_opens_before_active_is_right():
@@ -75,6 +76,24 @@ def test_forbidden_packets_that_passed_come_first_the_worst_kind_in_front():
     ]
     assert "answered with RST at 2 s (the first of 2)." in said[1]
     assert "may not pass once the API says ACTIVE" in said[3]
+
+
+def test_what_is_known_about_a_packet_is_said_and_told_apart():
+    found = report()
+    found.witnesses = witnesses("RST", "RST")
+    found.witnesses[0].sent_ns = SECOND
+    ends = {SECOND: ", while it ended", 2 * SECOND: ""}
+    said = findings(found, about=lambda witness: ends[witness.sent_ns])
+    assert ["nobody listens, while it ended: SYN" in text for text in said] == [True, False]
+    assert "nobody listens: SYN" in said[1]
+
+
+def test_when_the_first_process_began_is_read_from_proc():
+    # Field 22 of /proc/1/stat, 12.34 s after the kernel's start; a name may hold anything.
+    process = "1 (a) b (c) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 1234 5 6"
+    assert first_process_began(f"cpu 1 2 3\nbtime 1000\n{process}\n") == 1012
+    with pytest.raises(ValueError, match="neither"):
+        first_process_began("cpu 1 2 3\n")
 
 
 def test_an_answer_that_nobody_expected_counts_as_let_in():

@@ -37,6 +37,13 @@ def test_an_amphora_that_cannot_be_asked_says_why():
         Amphora(FakeHost("amp")).ruleset()
 
 
+def test_where_members_are_asked_from():
+    command = (*INSIDE, "ip", "-j", "route", "get", "192.0.2.28")
+    host = FakeHost(commands={command: '[{"dst": "192.0.2.28", "prefsrc": "192.0.2.43"}]'})
+    assert Amphora(host).source_to("192.0.2.28") == "192.0.2.43"
+    assert Amphora(host).source_to("192.0.2.99") is None, "no route"
+
+
 def test_interfaces():
     entry = {
         "ifindex": 2, "ifname": "eth1", "flags": ["BROADCAST", "UP"], "mtu": 1450,

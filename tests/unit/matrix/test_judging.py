@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From what was found in a cell to its verdict, and from those of the cells to the test's."""
 
+import ipaddress
 from types import SimpleNamespace
 
 import pytest
@@ -124,6 +125,10 @@ SECOND = next(
     row for row in ROWS
     if row.values["member_place"] == "second" and row.values["additional_vips"]
 )  # fmt: skip
+STRANGER = (
+    "The amphora asks the member 192.0.2.28 from 203.0.113.169, which is not on the member's "
+    "subnet, though it has 192.0.2.43 there."
+)
 FIRST_ONLY = next(
     row for row in ROWS
     if row.values["member_place"] == "second" and not row.values["additional_vips"]
@@ -137,6 +142,8 @@ FIRST_ONLY = next(
         (DIRECT, SHUT, None),
         (SECOND, LOST, "OCTAVIA-SECOND-SUBNET"),
         (SECOND, SHUT, None),
+        (SECOND, STRANGER, "OCTAVIA-SECOND-SUBNET-SOURCE"),
+        (FIRST_ONLY, STRANGER, None),
         (FIRST_ONLY, LOST, None),
         (SRIOV_MEMBERS, LOST, None),
     ],
@@ -155,6 +162,28 @@ def test_a_subnet_that_lost_its_route_does_not_answer_either(test, source, known
     test.judge(SECOND, failed(findings=[no_way_back], row=str(SECOND)))
     lost, alone = test.written()
     assert (lost.defect == "OCTAVIA-SECOND-SUBNET") is known and alone.defect is None
+
+
+@pytest.mark.parametrize(
+    ("source", "own", "said"),
+    [
+        ("203.0.113.169", "192.0.2.43/26", STRANGER),
+        ("192.0.2.43", "192.0.2.43/26", ""),
+        ("203.0.113.169", "192.0.2.143/26", ""),
+    ],
+)
+def test_a_member_is_to_be_asked_from_its_own_subnet(source, own, said):
+    class Inside:
+        """Stands in for an amphora."""
+
+        def source_to(self, member):
+            return source
+
+        def interfaces(self):
+            own_ones = map(ipaddress.ip_interface, ("203.0.113.169/24", own))
+            return {"eth1": SimpleNamespace(addresses=tuple(own_ones))}
+
+    assert test_matrix.stranger_to(Inside(), "192.0.2.28") == said
 
 
 def test_what_the_tests_had_to_do_is_told_and_not_judged(test):

@@ -57,6 +57,11 @@ ROW = (
     "additional VIP: It was to be ACTIVE and ended in ERROR: Load balancer x is ERROR."
 )
 BUILT = {"operation": "loadbalancer-create", "sriov": "ERROR", "normal": "ACTIVE"}
+ENDS = (
+    "It was rebooted (soft): while it went on, load balancer x let in what may not pass, to where "
+    "nobody listens, while it still shut down: TCP SYN to 203.0.113.178:80 from 203.0.113.99, "
+    "probe 7739 of denied IPv4, was answered with RST after 0.04 ms at 6.449 s (the first of 3)."
+)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +90,10 @@ BUILT = {"operation": "loadbalancer-create", "sriov": "ERROR", "normal": "ACTIVE
         ("LIF-013", TRANSIT.replace("took what may not pass for something to be forwarded",
                                     "let in what may not pass"), {}, None),
         ("LIF-003", TRANSIT, {}, None),
+        ("LIF-012", ENDS, {}, "OCTAVIA-SHUTDOWN-UNFILTERED"),
+        ("LIF-012", ENDS.replace(", while it still shut down", ""), {}, None),
+        ("LIF-012", ENDS.replace("with RST", "with SYN-ACK"), {}, None),
+        ("LIF-013", ENDS, {}, None),
         ("PAI-005", PEERS, {}, "OCTAVIA-PEERS-PORT"),
         ("PAI-007", PAIR, BUILT, "OCTAVIA-IPV6-PAIR"),
         ("PAI-007", PAIR, {**BUILT, "normal": "ERROR"}, None),
