@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sriov_lb_tests.wire.background import DETACH
 from sriov_lb_tests.wire.host import Host
 
 #: The folder of the member's web server (sriov_lb_tests.wire.origin).
@@ -16,19 +17,15 @@ ECHO_PORT = 9000
 
 #: Sends each datagram back. It answers as long as the guest lives; the command returns once the
 #: port is bound.
-ECHO = """\
+ECHO = (
+    """\
 import os, socket, sys
 sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
 sock.bind(("::", int(sys.argv[1])))
-if os.fork():
-    os._exit(0)
-os.setsid()
-if os.fork():
-    os._exit(0)
-null = os.open(os.devnull, os.O_RDWR)
-for descriptor in (0, 1, 2):
-    os.dup2(null, descriptor)
+"""
+    + DETACH
+    + """\
 buffer = bytearray(65535)
 view = memoryview(buffer)
 while True:
@@ -38,6 +35,7 @@ while True:
     except OSError:
         pass  # an ICMP error about an earlier answer: the next datagram is another matter
 """
+)
 
 
 def path_of(size: int) -> str:

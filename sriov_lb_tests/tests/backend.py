@@ -7,12 +7,14 @@ first and goes to the background then, so that once the command has ended the se
 
 from __future__ import annotations
 
+from sriov_lb_tests.wire.background import DETACH
 from sriov_lb_tests.wire.host import Host
 
 #: The header (and body) by which a member is told from another.
 HEADER = "x-member"
 
-PROGRAM = """\
+PROGRAM = (
+    """\
 import os, socket, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 name, port = sys.argv[1], int(sys.argv[2])
@@ -35,16 +37,12 @@ class Server(ThreadingHTTPServer):
         self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
 server = Server(("::", port), Handler)
-if os.fork():
-    os._exit(0)
-os.setsid()
-if os.fork():
-    os._exit(0)
-null = os.open(os.devnull, os.O_RDWR)
-for fd in (0, 1, 2):
-    os.dup2(null, fd)
+"""
+    + DETACH
+    + """\
 server.serve_forever()
 """
+)
 
 
 def start(host: Host, name: str, port: int) -> None:

@@ -16,7 +16,7 @@ from .http import CHUNK, Ended
 from .machine import Health
 from .open_loop import SPIN_NS, open_times, timer_slack
 from .recording import Counts, clock, quiet_gc
-from .schedule import arrivals
+from .schedule import plan
 from .target import Target
 
 
@@ -32,7 +32,7 @@ def run_dial(job: dict, link) -> dict:
     target = Target(job)
     if target.tls:
         raise JobError("job", "the time to connect is measured over plain HTTP")
-    due = arrivals(job)
+    due, first, warm_ns, planned_end, grace, tick_ns = plan(job)
     total = len(due)
     if not total:
         raise JobError("job", f"schedule {job['schedule']} contains no request")
@@ -95,12 +95,7 @@ def run_dial(job: dict, link) -> dict:
 
     link.watch(poller, recvs)
     position = 0
-    grace = int(job.get("grace", 1.0) * 1e9)
-    warm_ns = int(job["warmup"] * 1e9)
-    first = next((i for i, when in enumerate(due) if when >= warm_ns), total)
-    planned_end = int(sum(part[2] for part in job["schedule"]) * 1e9)
     slack = timer_slack()
-    tick_ns = int(job.get("tick", 1.0) * 1e9)
     started = False
     with quiet_gc():
         begin = clock() + 2_000_000  # room to reach the loop before the first one is due

@@ -14,7 +14,7 @@ from .errors import JobError
 from .http import CHUNK, Reader
 from .machine import Health, read_file
 from .recording import Counts, clock, pack, quiet_gc
-from .schedule import arrivals
+from .schedule import plan
 from .stamps import SO_TIMESTAMPING, STAMP_FLAGS, read_stamp
 from .target import RETRY_NS, Target, connect_many, drain
 
@@ -40,7 +40,7 @@ def run_open(job: dict, link) -> dict:
     stamps = bool(job.get("stamps"))
     if stamps and target.tls:
         raise JobError("job", "kernel stamps of a TLS connection cannot be matched to requests")
-    due = arrivals(job)
+    due, first, warm_ns, planned_end, grace, tick_ns = plan(job)
     total = len(due)
     if not total:
         raise JobError("job", f"schedule {job['schedule']} contains no request")
@@ -140,12 +140,7 @@ def run_open(job: dict, link) -> dict:
         adopt(sock)
     position = 0  # next request to send
     answered = 0
-    grace = int(job.get("grace", 1.0) * 1e9)
-    warm_ns = int(job["warmup"] * 1e9)
-    first = next((i for i, when in enumerate(due) if when >= warm_ns), total)
-    planned_end = int(sum(part[2] for part in job["schedule"]) * 1e9)
     slack = timer_slack()
-    tick_ns = int(job.get("tick", 1.0) * 1e9)
     started = False
     with quiet_gc():
         begin = clock() + 2_000_000  # room to reach the loop before the first one is due

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import array
+import collections
 import random
 
 from .errors import JobError
@@ -39,3 +40,23 @@ def arrivals(job: dict) -> array.array:
         owed -= offered
         base += seconds
     return due
+
+
+#: What an open-loop job comes to, times in ns from its start. ``due``: see :func:`arrivals`;
+#: ``first``: index of the first request after the warm-up, which ends at ``warm``; ``end``: of the
+#: schedule; ``grace``: how long answers are awaited after it; ``tick``: between two reports.
+Plan = collections.namedtuple("Plan", ["due", "first", "warm", "end", "grace", "tick"])
+
+
+def plan(job: dict, grace: float = 1.0) -> Plan:
+    """Read a job's schedule once, before its loop. ``grace`` in s, when the job names none."""
+    due = arrivals(job)
+    warm = int(job["warmup"] * 1e9)
+    return Plan(
+        due=due,
+        first=next((i for i, when in enumerate(due) if when >= warm), len(due)),
+        warm=warm,
+        end=int(sum(part[2] for part in job["schedule"]) * 1e9),
+        grace=int(job.get("grace", grace) * 1e9),
+        tick=int(job.get("tick", 1.0) * 1e9),
+    )

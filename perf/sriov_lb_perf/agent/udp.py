@@ -14,7 +14,7 @@ from .errors import JobError
 from .machine import Health
 from .open_loop import SPIN_NS, open_times, timer_slack
 from .recording import clock, quiet_gc
-from .schedule import arrivals
+from .schedule import plan
 from .stamps import SO_TIMESTAMPING, STAMP_FLAGS, read_stamp
 
 wall_clock = time.time_ns
@@ -38,7 +38,7 @@ def run_udp(job: dict, link) -> dict:
             "job",
             f"number {[offset, width]} does not lie within a payload of {len(payload)} bytes",
         )
-    due = arrivals(job)
+    due, first, warm_ns, planned_end, grace, tick_ns = plan(job, job.get("timeout", 1.0))
     total = len(due)
     if not total:
         raise JobError("job", f"schedule {job['schedule']} contains no request")
@@ -146,15 +146,10 @@ def run_udp(job: dict, link) -> dict:
 
     link.watch(poller, recvs)
     position = 0
-    grace = int(job.get("grace", job.get("timeout", 1.0)) * 1e9)
-    warm_ns = int(job["warmup"] * 1e9)
-    first = next((i for i, when in enumerate(due) if when >= warm_ns), total)
-    planned_end = int(sum(part[2] for part in job["schedule"]) * 1e9)
     # What a held-up generator has not sent in time is sent late, and its lag shows it; but one
     # at a time there is always something that had to wait.
     send_until = planned_end + (grace if limit >= total else 0)
     slack = timer_slack()
-    tick_ns = int(job.get("tick", 1.0) * 1e9)
     started = False
     freed = 0  # when a place among the outstanding became free
     with quiet_gc():

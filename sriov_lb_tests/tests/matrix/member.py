@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from sriov_lb_tests.tests.backend import HEADER
+from sriov_lb_tests.wire.background import DETACH
 from sriov_lb_tests.wire.host import Host
 
 #: Port by pool protocol.
@@ -23,7 +24,8 @@ PORTS = {"HTTP": 8000, "TCP": 8000, "HTTPS": 8443, "PROXY": 8001, "UDP": 9000, "
 #: Where a member behind a PROXY pool says who the client is.
 CLIENT_HEADER = "x-client"
 
-_PROGRAM = """\
+_PROGRAM = (
+    """\
 import os, socket, ssl, sys, tempfile, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 name, web, tls, proxy, other = sys.argv[1], *map(int, sys.argv[2:6])
@@ -84,18 +86,14 @@ try:
     todo.append(lambda: messages(sctp))
 except OSError:
     pass  # the guest's kernel has no SCTP
-if os.fork():
-    os._exit(0)
-os.setsid()
-if os.fork():
-    os._exit(0)
-null = os.open(os.devnull, os.O_RDWR)
-for fd in (0, 1, 2):
-    os.dup2(null, fd)
+"""
+    + DETACH
+    + """\
 threads = [threading.Thread(target=one) for one in todo]
 for thread in threads:
     thread.start()
 """
+)
 
 #: Sends one datagram or message and prints what came back.
 ASK = """\
