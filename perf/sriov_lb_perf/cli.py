@@ -9,6 +9,7 @@ could not tell. Wrong options: 2 (click's own). Heavy packages are imported insi
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -580,13 +581,19 @@ def export_run(run: str, form: str) -> None:
 
 @main.command("profiles")
 @click.argument("names", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="What each asks for, a JSON object a line.")
 @explained
-def list_profiles(names: tuple[str, ...]) -> None:
+def list_profiles(names: tuple[str, ...], as_json: bool) -> None:
     """List the load profiles, or check NAMES (or files), and tell how long each may take."""
     from . import profiles
 
     for name in names or profiles.names():
         profile = profiles.load(name)
+        if as_json:
+            told = {"name": profile.name, "time_limit": profile.time_limit,
+                    "needs": sorted(profile.needs), "sizes": list(profile.sizes)}  # fmt: skip
+            click.echo(json.dumps(told))
+            continue
         click.echo(f"{name:10} at most {profile.most_seconds():6.0f} s  {profile.title}")
 
 

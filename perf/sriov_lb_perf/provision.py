@@ -20,7 +20,8 @@ from typing import Any
 from openstack import exceptions as sdk
 from oslo_config import cfg
 
-from sriov_lb_tests.cloud import connect, scenario, sweep
+from sriov_lb_tests.amphora import Amphora
+from sriov_lb_tests.cloud import beside, connect, scenario, sweep
 from sriov_lb_tests.cloud import options as cloud_options
 from sriov_lb_tests.cloud.connect import Clouds
 from sriov_lb_tests.cloud.ledger import Ledger, new_run_id
@@ -31,12 +32,12 @@ from sriov_lb_tests.cloud.site import (
     AdminSite,
     AdoptedSite,
 )
-from sriov_lb_tests.cloud.twin import Deployment, Twins, deploy
+from sriov_lb_tests.cloud.twin import Deployment, Twins
 from sriov_lb_tests.errors import CloudError, ResourceFault, SriovLbError
-from sriov_lb_tests.wire import origin
+from sriov_lb_tests.wire import origin, serving
 from sriov_lb_tests.wire.ssh import SshHost
 
-from . import errors, serving
+from . import errors
 from .clients import Client
 from .targets import Pair, Target
 
@@ -272,10 +273,6 @@ def _build(site, group, wanted: Wanted, stack, keys: Path, say) -> Pair:
     )
 
 
-#: The port of TERMINATED_HTTPS listeners.
-TLS_PORT = 443
-
-
 def _beside(
     site, group: Any, wanted: Wanted, made: Sequence[Deployment], member: Guest,
     server: SshHost, keys: Path, say,
@@ -290,7 +287,7 @@ def _beside(
     if "objects" in wanted.needs:
         objects = serving.objects(server, wanted.sizes)
     if "tls" in wanted.needs:
-        lacks["tls"] = _add_tls(site, group, made)
+        lacks["tls"] = beside.add_tls(site.lbs, made, group.tls_container_ref)
     if "udp" in wanted.needs:
         lacks["udp"] = _add_udp(site, group, made, member, server, keys)
     lacks = {what: why for what, why in lacks.items() if why}
@@ -305,27 +302,6 @@ def _beside(
     )  # fmt: skip
 
 
-def _add_tls(site, group: Any, made: Sequence[Deployment]) -> str:
-    """A TERMINATED_HTTPS listener on both, before the pool of the plain one; why not, if not."""
-    if not group.tls_container_ref:
-        return (
-            "no TERMINATED_HTTPS listener was made: [sriov_lb] tls_container_ref names no "
-            "certificate"
-        )
-
-    def add(deployment: Deployment) -> None:
-        site.lbs.create_listener(
-            deployment.lb,
-            protocol="TERMINATED_HTTPS",
-            port=TLS_PORT,
-            default_pool_id=deployment.pools["web"].id,
-            what="listener-tls",
-            default_tls_container_ref=group.tls_container_ref,
-        )
-
-    return _on_both(site, made, add, "TERMINATED_HTTPS", TLS_PORT)
-
-
 def _add_udp(
     site, group: Any, made: Sequence[Deployment], member: Guest, server: SshHost, keys: Path
 ) -> str:
@@ -334,48 +310,20 @@ def _add_udp(
     if why:
         return why
     serving.echo(server)
-    version = min(site.vip_net.subnets)
-    wanted = scenario.listener_set("echo", {}, (version,))
-
-    def add(deployment: Deployment) -> None:
-        deploy(site.lbs, deployment.lb, wanted, [member], site.vip_net)
-
-    return _on_both(site, made, add, "UDP", wanted.listener("echo").port)
-
-
-def _on_both(
-    site, made: Sequence[Deployment], add: Callable[[Deployment], None], protocol: str, port: int
-) -> str:
-    """Add a listener to both load balancers, or to neither: the twins are to stay equal.
-
-    :return: why it is on neither; "" when it is on both.
-    :raises CloudError: what was made could not be taken away again.
-    """
-    try:
-        for deployment in made:
-            add(deployment)
-    except (CloudError, sdk.HttpException) as error:
-        for deployment in made:
-            for listener in site.lbs.listeners(deployment.lb):
-                if listener.protocol_port == port:
-                    site.lbs.delete_listener(deployment.lb, listener)
-        return f"no {protocol} listener could be made ({getattr(error, 'message', error)})"
-    return ""
+    return beside.add_udp(site.lbs, made, member, site.vip_net)
 
 
 def _without_ip_vs(site, group: Any, made: Sequence[Deployment], keys: Path) -> str:
     """Why no UDP listener can be had: the kernel of an amphora has no ip_vs. "" when all have it,
     and where nobody may look inside (then Octavia is asked for one)."""
-    # Loaded, or there to be loaded: keepalived does that when it is asked for a virtual server.
-    look = "test -e /proc/net/ip_vs || modprobe --dry-run --quiet ip_vs"
     for deployment in made:
         for client in _inside(site, group, deployment.lb):
             try:
                 with contextlib.closing(client.open(keys / "pins-amphorae")) as host:
-                    found = host.run(["sh", "-c", look], check=False, root=True)
+                    there = Amphora(host).has_ip_vs()
             except SriovLbError as error:
                 return f"no UDP listener was made: {error.message}"
-            if found.status:
+            if not there:
                 return (
                     "no UDP listener was made: the kernel of the amphora "
                     f"{client.where} has no ip_vs"
@@ -468,7 +416,7 @@ def _target(site, group: Any, lb, role: str, served: Served) -> Target:
         f"http://{address}/",
         large=origin.LARGE,
         iperf3=(lb.vip_address, origin.IPERF_PORT) if served.iperf3 else None,
-        tls=f"https://{address}:{TLS_PORT}/" if served.tls else None,
+        tls=f"https://{address}:{beside.TLS_PORT}/" if served.tls else None,
         udp=(lb.vip_address, serving.ECHO_PORT) if served.udp else None,
         objects=served.objects,
         lacks=served.lacks,

@@ -112,6 +112,12 @@ class Amphora:
         done = self.within("ip", "-j", "route", "get", address, check=False)
         return json.loads(done.stdout)[0].get("prefsrc") if done.status == 0 else None
 
+    def has_ip_vs(self) -> bool:
+        """Whether UDP and SCTP listeners can be served: ip_vs is loaded, or there to be loaded,
+        which keepalived does when it is asked for a virtual server."""
+        look = "test -e /proc/net/ip_vs || modprobe --dry-run --quiet ip_vs"
+        return self.host.run(["sh", "-c", look], check=False, root=True).status == 0
+
     @contextmanager
     def counting(self, mac: str) -> Iterator[counting.Counts]:
         """Count frames from ``mac`` at arrival, before and after the filter; see ``counting``."""

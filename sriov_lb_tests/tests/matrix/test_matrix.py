@@ -322,8 +322,7 @@ class TestMatrix(Agrees, base.SriovLbTest):
         if not CONF.sriov_lb.amphora_ssh:
             return True
         hosts = [host for _, host in self.ground.scene.amphorae(balancer.lb)]
-        return all(host.run(["test", "-e", "/proc/net/ip_vs"], check=False).status == 0
-                   for host in hosts)  # fmt: skip
+        return all(Amphora(host).has_ip_vs() for host in hosts)
 
     # --- looking -----------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ command gets a target file and leaves a result.
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import subprocess
 import sys
@@ -57,13 +56,30 @@ class Comparison:
 COMMAND = [sys.executable, "-m", "sriov_lb_perf.cli"]
 
 
-def profile(name: str) -> Mapping[str, Any]:
-    """A load profile's own words, by name or path; asked before anything is built.
+@dataclass(frozen=True)
+class Profile:
+    """What a load profile asks for.
+
+    :param time_limit: seconds.
+    :param needs: of a VIP beside its URL, by the names of a target file: ``iperf3``, ``tls``, …
+    :param sizes: of objects, bytes.
+    """
+
+    name: str
+    time_limit: float
+    needs: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+
+def profile(name: str) -> Profile:
+    """A load profile, by name or path; asked before anything is built.
 
     :raises InvalidConfiguration: there is none, it cannot finish in its time, or the command
         cannot run here at all.
     """
-    done = subprocess.run([*COMMAND, "profiles", name], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*COMMAND, "profiles", "--json", name], capture_output=True, text=True, timeout=120
+    )
     if done.returncode:
         raise errors.InvalidConfiguration(
             [
@@ -75,12 +91,10 @@ def profile(name: str) -> Mapping[str, Any]:
                 )
             ]
         )
-    if "/" in name or name.endswith((".yaml", ".yml")):
-        source: Any = Path(name)
-    else:
-        folder = importlib.resources.files("sriov_lb_tests").joinpath("scenarios", "profiles")
-        source = folder.joinpath(f"{name}.yaml")
-    return yaml.safe_load(source.read_text(encoding="utf-8"))
+    told = json.loads(done.stdout)
+    return Profile(
+        told["name"], float(told["time_limit"]), tuple(told["needs"]), tuple(told["sizes"])
+    )
 
 
 def ssh(host: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tempest import config
@@ -10,14 +11,16 @@ from tempest.lib import decorators
 from testtools.content import json_content, text_content
 
 from sriov_lb_tests import errors
-from sriov_lb_tests.cloud import scenario
+from sriov_lb_tests.amphora import Amphora
+from sriov_lb_tests.cloud import beside, scenario
 from sriov_lb_tests.cloud.servers import Guest
 from sriov_lb_tests.cloud.site import VIP
-from sriov_lb_tests.cloud.twin import Twins
+from sriov_lb_tests.cloud.twin import Deployment, Twins
 from sriov_lb_tests.tests import base
 from sriov_lb_tests.tests.base import inconclusive, requirement
 from sriov_lb_tests.tests.performance import child
-from sriov_lb_tests.wire import origin
+from sriov_lb_tests.wire import origin, serving
+from sriov_lb_tests.wire.ssh import SshHost
 
 CONF = config.CONF
 
@@ -52,10 +55,10 @@ class TestComparison(base.SriovLbTest):
         group = CONF.sriov_lb
         profile = child.profile(group.performance_profile)
         done = child.run(
-            self.targets(any(s["engine"] == "iperf3" for s in profile["stages"])),
+            self.targets(profile),
             self.folder,
             profile_name=group.performance_profile,
-            time_limit=float(profile["time_limit"]),
+            time_limit=profile.time_limit,
             thresholds=self.thresholds(),
         )
         self.attach(done)
@@ -66,7 +69,7 @@ class TestComparison(base.SriovLbTest):
 
     # --- what is compared ---------------------------------------------------------------
 
-    def targets(self, bandwidth: bool) -> dict[str, Any]:
+    def targets(self, profile: child.Profile) -> dict[str, Any]:
         """Both load balancers, their member and the client, as the child's target file."""
         group = CONF.sriov_lb
         version = min(self.site.vip_net.subnets)
@@ -78,11 +81,13 @@ class TestComparison(base.SriovLbTest):
         for guest in (client, member):
             self.site.await_guest(guest)
         user = group.member_user or group.guest_user
-        origin.start(self.stage.host(member, user), member.name)
+        server = self.stage.host(member, user)
+        origin.start(server, member.name)
         self.raise_interface(client)
-        name = "load-and-iperf3" if bandwidth else "load"
+        name = "load-and-iperf3" if "iperf3" in profile.needs else "load"
         wanted = scenario.listener_set(name, {}, (version,))
-        twins.deploy(self.site.lbs, wanted, [member], self.site.vip_net)
+        made = twins.deploy(self.site.lbs, wanted, [member], self.site.vip_net)
+        more = self.beside(profile, made, member, server)
         known = ("hardware", "igb", "macvlan")
         return {
             "substrate": group.substrate if group.substrate in known else "unknown",
@@ -92,8 +97,8 @@ class TestComparison(base.SriovLbTest):
                 "run": self.stage.run.id,
             },
             "vips": {
-                "normal": self.vip(twins.normal, bandwidth),
-                "sriov": self.vip(twins.sriov, bandwidth),
+                "normal": self.vip(twins.normal, more),
+                "sriov": self.vip(twins.sriov, more),
             },
             "clients": [
                 {
@@ -103,7 +108,53 @@ class TestComparison(base.SriovLbTest):
             ],
         }
 
-    def vip(self, lb: Any, bandwidth: bool) -> dict[str, Any]:
+    def beside(
+        self, profile: child.Profile, made: Sequence[Deployment], member: Guest, server: SshHost
+    ) -> Callable[[str], dict[str, Any]]:
+        """Make what the profile asks for beside a plain listener; what the cloud cannot have is
+        noted, and whether its stages may be left out is the profile's to say.
+
+        :return: from a VIP's address, as it stands in a URL, to the keys of a target file.
+        """
+        lbs, net = self.site.lbs, self.site.vip_net
+        lacks: dict[str, str] = {}
+        if "tls" in profile.needs:
+            lacks["tls"] = beside.add_tls(lbs, made, CONF.sriov_lb.tls_container_ref)
+        if "udp" in profile.needs:
+            lacks["udp"] = self.without_ip_vs(made)
+            if not lacks["udp"]:
+                serving.echo(server)
+                lacks["udp"] = beside.add_udp(lbs, made, member, net)
+        objects = serving.objects(server, profile.sizes) if "objects" in profile.needs else {}
+        for what, why in lacks.items():
+            self.seen[what] = why or "on both VIPs"
+
+        def keys(address: str) -> dict[str, Any]:
+            bare = address.strip("[]")
+            found: dict[str, Any] = {}
+            if "iperf3" in profile.needs:
+                found["iperf3"] = {"address": bare, "port": origin.IPERF_PORT}
+            if lacks.get("tls") == "":
+                found["tls"] = f"https://{address}:{beside.TLS_PORT}/"
+            if lacks.get("udp") == "":
+                found["udp"] = {"address": bare, "port": serving.ECHO_PORT}
+            if objects:
+                found["objects"] = [{"bytes": n, "path": path} for n, path in objects.items()]
+            return found
+
+        return keys
+
+    def without_ip_vs(self, made: Sequence[Deployment]) -> str:
+        """Why no UDP listener can be had; "" where nobody may look, too."""
+        if not CONF.sriov_lb.amphora_ssh or self.stage.clouds.admin is None:
+            return ""
+        for deployment in made:
+            for amphora in self.site.lbs.amphorae(deployment.lb.id):
+                if not Amphora(self.stage.amphora_host(amphora)).has_ip_vs():
+                    return f"the kernel of amphora {amphora.id} has no ip_vs"
+        return ""
+
+    def vip(self, lb: Any, more: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
         """One load balancer, with where its amphorae are if we may look."""
         address = lb.vip_address
         host = f"[{address}]" if ":" in address else address
@@ -111,9 +162,8 @@ class TestComparison(base.SriovLbTest):
             "url": f"http://{host}/",
             "large": origin.LARGE,
             "facts": {"load balancer": lb.id, "flavor": lb.flavor_id},
+            **more(host),
         }
-        if bandwidth:
-            found["iperf3"] = {"address": address, "port": origin.IPERF_PORT}
         if CONF.sriov_lb.amphora_ssh and self.stage.clouds.admin is not None:
             amphorae = sorted(self.site.lbs.amphorae(lb.id), key=lambda a: a.role == "BACKUP")
             compute = self.stage.clouds.admin.compute

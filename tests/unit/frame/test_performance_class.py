@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import yaml
@@ -95,8 +96,10 @@ def test_ssh_is_described_with_its_jump_host(tmp_path):
     assert "key" not in pair.clients[0].describe()
 
 
-def test_a_profile_is_found_by_name():
-    assert child.profile("smoke")["name"] == "smoke"
+def test_a_profile_tells_what_it_asks_for():
+    plain, every = child.profile("smoke"), child.profile("engines")
+    assert plain.name == "smoke" and plain.time_limit > 0
+    assert {"iperf3", "tls", "udp", "objects"} <= set(every.needs) and every.sizes == (16384,)
 
 
 def test_a_profile_that_is_not_there_is_named(tmp_path):
@@ -106,8 +109,8 @@ def test_a_profile_that_is_not_there_is_named(tmp_path):
     (problem,) = [p for p in found if p.option.endswith("performance_profile")]
     assert "standard" in str(problem)
     path = tmp_path / "own.yaml"
-    shape = {**child.profile("smoke"), "time_limit": 5}
-    path.write_text(json.dumps(shape))
+    smoke = Path(scenario.__file__).parents[1] / "scenarios" / "profiles" / "smoke.yaml"
+    path.write_text(json.dumps({**yaml.safe_load(smoke.read_text()), "time_limit": 5}))
     with pytest.raises(errors.InvalidConfiguration, match="cannot finish in its time"):
         child.profile(str(path))
     good = config_check.problems({"performance": True, "performance_profile": str(path)})

@@ -13,12 +13,12 @@ import types
 import pytest
 from click.testing import CliRunner
 
-from sriov_lb_perf import cli, errors, nightly, provision, serving
+from sriov_lb_perf import cli, errors, nightly, provision
 from sriov_lb_perf.clients import LocalHost
 from sriov_lb_perf.history.store import History
 from sriov_lb_perf.report import page
 from sriov_lb_tests.errors import ResourceFault
-from sriov_lb_tests.wire import origin
+from sriov_lb_tests.wire import origin, serving
 
 GROUP = types.SimpleNamespace(
     amphora_ssh=True, amphora_user="debian", amphora_key_file="/keys/amphora",

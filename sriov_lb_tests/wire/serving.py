@@ -46,7 +46,7 @@ def path_of(size: int) -> str:
 def objects(host: Host, sizes: Iterable[int]) -> dict[int, str]:
     """Put objects of these sizes beside what the member's nginx serves.
 
-    :return: path by size, for :class:`~sriov_lb_perf.targets.Target`.
+    :return: path by size.
     :raises CommandFailed: it could not be written.
     """
     made = {size: path_of(size) for size in sizes}
