@@ -23,6 +23,7 @@
     │   ├── SshRefused
     │   ├── GuestTooOld
     │   └── CommandFailed
+    │       └── RulesDoNotLoad       nft refuses a file of rules
     ├── WireError                    evidence that could not be taken
     │   ├── SendFailed
     │   ├── CaptureFailed
@@ -258,6 +259,10 @@ class CommandFailed(GuestError):
         self.status = status
         self.stdout = stdout
         self.stderr = stderr
+
+
+class RulesDoNotLoad(CommandFailed):
+    """An amphora's file of rules is one that nft refuses, so its next reboot has no rules."""
 
 
 # --- the wire ----------------------------------------------------------------------------

@@ -140,6 +140,12 @@ def from_mapping(data: Any, origin: str) -> Profile:
     twice = sorted({name for name in given if given.count(name) > 1})
     if twice:
         raise errors.BadProfile(f"{origin}: stage name {', '.join(twice)} is used twice.")
+    for stage in stages:
+        if stage.engine == "iperf3" and (stage.seconds % 1 or stage.warmup % 1):
+            raise errors.BadProfile(
+                f"{origin}, stage {stage.name}: iperf3 takes whole seconds, and seconds is "
+                f"{stage.seconds:g}, warmup {stage.warmup:g}."
+            )
     limits = dict(data.get("limits", {}))
     void_share = limits.pop("void", 0.5)
     profile = Profile(

@@ -16,6 +16,7 @@ from sriov_lb_tests.agreement.subject import Seat, Subject
 from sriov_lb_tests.policy import packet as headers
 from sriov_lb_tests.policy import render
 from sriov_lb_tests.policy.evaluate import evaluate
+from sriov_lb_tests.policy.intervals import address
 from sriov_lb_tests.policy.model import Policy, Promise
 from sriov_lb_tests.policy.proof import Disagreements, Witness, disagreements
 from sriov_lb_tests.policy.ruleset import Ruleset
@@ -80,6 +81,7 @@ def look(
             )
     answered: list[Answered] = []
     dead: dict[str, str] = {}
+    unseen: tuple[list[str], list[str]] = [], []
     if vantage is not None and reach is not None:
         policy = inside[0].policy if inside else subject.policy()
         asked = questions(
@@ -101,13 +103,16 @@ def look(
         answered = send(asked, vantage, reach.own, count)
         dead = _unanswered(subject, policy, vantage, reach, answered)
         for vip, who in dead.items():
-            state.findings.append(_nobody(subject, vip, who, asked))
+            state.findings.append(_nobody(subject, policy, vip, who, asked))
         for one in answered:
             # What could not be sent to such a VIP is said once.
             if one.passed is not None or one.question.packet.destination not in dead:
                 _judge(state, policy, one, inside)
+        unseen = _not_seen(policy, answered)
     return Agreement(
         name=subject.name,
+        unseen=tuple(unseen[0]),
+        partly=tuple(unseen[1]),
         findings=tuple(sorted(state.findings, key=lambda finding: finding.rank)),
         unclear=tuple(state.unclear),
         sent=sum(one.passed is not None for one in answered),
@@ -172,10 +177,15 @@ def _tells(vantage, text: str) -> bool:
     return True
 
 
-def _nobody(subject: Subject, vip: str, who: str, asked: Sequence[Question]) -> Finding:
+def _nobody(
+    subject: Subject, policy: Policy, vip: str, who: str, asked: Sequence[Question]
+) -> Finding:
     to = [one for one in asked if one.packet.destination == vip]
     packet = next((one for one in to if one.promise is Promise.REQUIRED), to[0]).packet
-    said = f"nobody answers for the VIP {vip} on its network, though {who} is answered for there"
+    which = "VIP" if vip == policy.vips[0] else "additional VIP"
+    said = (
+        f"nobody answers for the {which} {vip} on its network, though {who} is answered for there"
+    )
     return Finding(
         View.WIRE, False, packet, f"{said}: nothing that has to pass can be sent to it.",
         summary=f"Load balancer {subject.name}: {said} (seen on the wire).",
@@ -195,6 +205,35 @@ def _question(witness: Witness) -> Question:
     # Its source may be far away: counters in the amphora tell what became of it.
     why = "a witness of the proof"
     return Question(witness.packet, why, witness.clause.promise, None, False)
+
+
+def _not_seen(policy: Policy, answered: Sequence[Answered]) -> tuple[list[str], list[str]]:
+    """(listeners of whose filter the wire says nothing, those of which it says one side only)."""
+    nothing, one_side = [], []
+    for listener in policy.listeners:
+        for version in sorted({address(vip)[0] for vip in policy.vips}):
+            sources = listener.sources(version)
+            if not listener.served or not sources:
+                continue
+            wanted = {Promise.REQUIRED: "to sources that it is open to"}
+            if sources != ((0, (1 << (32 if version == 4 else 128)) - 1),):
+                wanted[Promise.FORBIDDEN] = "to sources that it is not open to"
+            told = {
+                one.question.promise
+                for one in answered
+                if one.passed is not None
+                and one.question.packet.version == version
+                and one.question.packet.protocol == listener.protocol
+                and one.question.packet.dport == listener.port
+            }
+            lacking = [words for promise, words in wanted.items() if promise not in told]
+            if lacking:
+                where = nothing if len(lacking) == len(wanted) else one_side
+                where.append(
+                    f"what listener {listener.name} does over IPv{version} {' and '.join(lacking)} "
+                    "was not seen: there is no such source in reach, or no answer shows it"
+                )
+    return nothing, one_side
 
 
 def _judge(state: _Look, policy: Policy, one: Answered, inside: Sequence[_Inside]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sriov_lb_tests import errors
 from sriov_lb_tests.policy import packet as headers
 from sriov_lb_tests.policy.packet import Packet
 from sriov_lb_tests.policy.proof import Disagreements
@@ -76,6 +77,8 @@ class Agreement:
 
     :param findings: the worst first.
     :param unclear: questions whose control failed, and why.
+    :param unseen: listeners of whose filter no packet that was sent says anything; ``partly``:
+        those of which only one side was seen, who they are open to or who not.
     :param sent: how many packets were sent whose fate is known.
     :param proofs: policy against ruleset by amphora.
     :param promises: listeners as the policy has them, for reports.
@@ -85,6 +88,8 @@ class Agreement:
     name: str
     findings: tuple[Finding, ...] = ()
     unclear: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    partly: tuple[str, ...] = ()
     sent: int = 0
     proofs: Mapping[str, Disagreements] = field(default_factory=dict)
     rulesets: Mapping[str, str] = field(default_factory=dict)
@@ -149,6 +154,7 @@ class Agreement:
                 for finding in self.findings
             ],
             "unclear": list(self.unclear),
+            "not seen on the wire": [*self.unseen, *self.partly],
             "packets sent": self.sent,
             "amphorae": {key: str(found) for key, found in self.proofs.items()},
             "observations": list(self.observations),
@@ -192,12 +198,17 @@ def settle(
     """Look at once; if they disagree, look again until they agree or patience is at an end.
 
     Octavia's ACTIVE promises that the change is in force: agreeing later is still a failure, but
-    one that reads differently.
+    one that reads differently. A later look that breaks takes nothing back from the first.
+
+    :raises SriovLbError: the first look could not be taken.
     """
     started = clock()
     first = last = look()
     while last.findings and clock() - started < patience:
-        last = look()
+        try:
+            last = look()
+        except errors.SriovLbError:
+            return Settled(first, first, None)
         if not last.findings:
             return Settled(first, last, max(clock() - started, 0.001))
     return Settled(first, last, 0.0 if first.agreed else None)

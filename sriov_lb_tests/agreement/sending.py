@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from scapy.layers.inet import ICMP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr
 from scapy.layers.l2 import ARP
+from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Raw
 
 from sriov_lb_tests.agreement.questions import Question
@@ -51,6 +52,9 @@ def probe_for(packet: Packet) -> Probe:
             )
         elif packet.protocol == headers.UDP:
             body = UDP(sport=sport, dport=packet.dport) / Raw(identity.tag)
+        elif packet.protocol == headers.SCTP:
+            begin = SCTPChunkInit(init_tag=identity.nonce or 1)
+            body = SCTP(sport=sport, dport=packet.dport) / begin
         else:
             number = {"proto" if packet.version == 4 else "nh": packet.protocol}
             raw = bytes(identity.tag)

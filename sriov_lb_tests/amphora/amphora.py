@@ -27,6 +27,9 @@ VIP_INTERFACE = "eth1"
 #: Octavia's own file of rules, loaded again when the interface comes up.
 RULES_FILE = "/var/lib/octavia/nftables-vip.rules"
 
+#: Exit status by which the shell says that it was nft that failed.
+REFUSED = 77
+
 
 @dataclass(frozen=True)
 class Service:
@@ -79,13 +82,22 @@ class Amphora:
     def rules_on_disk(self, path: str = RULES_FILE) -> str | None:
         """What a reboot would load, as ``nft -j list ruleset`` has it; None without such a file.
 
-        It is loaded into a network namespace of its own, which ends with the command.
+        It is loaded into a network namespace of its own, which ends with the command, and as
+        Octavia loads it: ``nft -o`` makes sets of its rules, and fails of some files that nft
+        alone takes (octavia/amphorae/backends/utils/nftable_utils.py).
 
-        :raises CommandFailed: it does not load.
+        :raises RulesDoNotLoad: nft refuses it; its words are in ``stderr``.
+        :raises CommandFailed: nobody could look.
         """
-        script = f'[ -e "{path}" ] || exit 0; nft -f "{path}" && nft -j list ruleset'
-        done = self.host.run(["unshare", "--net", "sh", "-c", script], root=True)
-        return done.stdout or None
+        script = (
+            f'[ -e "{path}" ] || exit 0; nft -o -f "{path}" >/dev/null || exit {REFUSED}; '
+            "nft -j list ruleset"
+        )
+        done = self.host.run(["unshare", "--net", "sh", "-c", script], root=True, check=False)
+        if done.status == REFUSED:
+            said = done.stderr.strip()
+            raise errors.RulesDoNotLoad(f"{path} on {self.host.name}: {said}", stderr=said)
+        return done.checked(self.host.name).stdout or None
 
     def interfaces(self) -> dict[str, Interface]:
         """Interfaces of haproxy's namespace by name."""

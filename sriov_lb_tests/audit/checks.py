@@ -67,6 +67,7 @@ class Check:
     :param state: CLEAN only when all of it could be told.
     :param packets: sent, whose fate is known; None where none is sent.
     :param unclear: what could not be told, one sentence each.
+    :param partly: what was looked at from one side only.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Check:
     unclear: tuple[str, ...] = ()
     packets: int | None = None
     seconds: float = 0.0
+    partly: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -85,7 +87,8 @@ class Check:
             return self.unclear[0]
         if self.packets is None:
             return "they agree on every packet"
-        return f"they agree on all of {self.packets} packets that were sent"
+        said = f"they agree on all of {self.packets} packets that were sent"
+        return "; ".join([said, *self.partly])
 
 
 @dataclass
@@ -96,11 +99,15 @@ class Audit:
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     started: str = ""
+    #: What changed while it was looked at; then nothing follows from what was seen.
+    changed: str = ""
 
     @property
     def state(self) -> State:
         """The worst: a disagreement is one, whatever else could not be told."""
         states = {check.state for check in self.checks}
+        if self.changed:
+            return State.UNCLEAR
         if State.DISAGREEMENT in states:
             return State.DISAGREEMENT
         if State.UNCLEAR in states or not self.checks:
@@ -118,6 +125,8 @@ class Audit:
         if self.state is State.DISAGREEMENT:
             bad = next(c for c in self.checks if c.state is State.DISAGREEMENT)
             return f"Load balancer {name} does not do what its API state says: {bad.sentence}"
+        if self.changed:
+            return f"Of load balancer {name} it cannot be told: {self.changed}"
         if self.state is State.UNCLEAR:
             why = next((c.sentence for c in self.checks if c.state is State.UNCLEAR),
                        "nothing could be compared.")  # fmt: skip
@@ -131,6 +140,7 @@ def _check(
     unclear: Iterable[str] = (),
     packets: int | None = None,
     seconds: float = 0.0,
+    partly: Iterable[str] = (),
 ) -> Check:
     witnesses, unclear = tuple(witnesses), tuple(unclear)
     if packets == 0 and not witnesses and not unclear:
@@ -140,7 +150,7 @@ def _check(
         state = State.UNCLEAR
     if witnesses:
         state = State.DISAGREEMENT
-    return Check(name, state, witnesses, unclear, packets, seconds)
+    return Check(name, state, witnesses, unclear, packets, seconds, tuple(partly))
 
 
 def inside(on: Subject, seat: Seat) -> list[Check]:
@@ -167,7 +177,7 @@ def _disk(on: Subject, seat: Seat) -> Check:
         text = seat.inside.rules_on_disk()
         if text is None:
             why = "there is no rules file, so a reboot would load no rules: "
-    except errors.CommandFailed as error:
+    except errors.RulesDoNotLoad as error:
         # nft loads a file as a whole or not at all.
         text = None
         why = f"the rules file does not load ({error.stderr.strip()}), so a reboot has no rules: "
@@ -211,7 +221,8 @@ def wire(on: Subject, vantage: Any, reach: Reach, counted: Sequence[Seat] = ()) 
     except errors.SriovLbError as error:
         return _check(name, (), [str(error)], seconds=time.monotonic() - started)
     witnesses = [_witness(one) for one in found.findings if one.view is not View.RULESET]
-    return _check(name, witnesses, found.unclear, found.sent, found.seconds)
+    unclear = [*found.unclear, *found.unseen]
+    return _check(name, witnesses, unclear, found.sent, found.seconds, found.partly)
 
 
 def _witness(finding: Any) -> Witness:

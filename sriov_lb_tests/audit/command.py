@@ -110,7 +110,7 @@ def _write(option: str, path: Path, text: str) -> None:
 
 def look_at(name, stack: ExitStack, *, count: bool, next_hop, artifacts, **options):
     """Every check that the options allow."""
-    from sriov_lb_tests.audit import checks
+    from sriov_lb_tests.audit import checks, places
 
     if not options["amphora_key"] and not options["vantage"]:
         raise errors.ConfigurationError(
@@ -138,6 +138,9 @@ def look_at(name, stack: ExitStack, *, count: bool, next_hop, artifacts, **optio
     if opened.vantage is not None:
         seats = opened.seats if count else []
         found.checks.append(checks.wire(opened.subject, opened.vantage, opened.reach, seats))
+    found.changed = places.changed(opened.user, opened.subject)
+    if found.changed:
+        found.notes.append(found.changed)
     return found
 
 

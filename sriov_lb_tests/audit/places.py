@@ -146,6 +146,31 @@ def subject(user: Any, admin: Any, lb: Any) -> tuple[Subject, str]:
     return Subject.of(lb, listeners, pools, amphorae, subnets(user, lb)), hidden
 
 
+def changed(user: Any, before: Subject) -> str:
+    """What became different since ``before`` was read, as a sentence; "" when nothing did.
+
+    :raises SriovLbError: the API cannot be asked any more.
+    """
+    api, name = user.load_balancer, before.name
+    with connect.translated("the load balancing API"):
+        lb = api.get_load_balancer(before.load_balancer["id"])
+        listeners = list(api.listeners(load_balancer_id=lb.id))
+    now = Subject.of(lb, listeners)
+
+    def said(on: Subject) -> list[Any]:
+        keys = ("admin_state_up", "allowed_cidrs", "protocol", "protocol_port",
+                "provisioning_status")  # fmt: skip
+        rows = [(one["id"], *(one.get(key) for key in keys)) for one in on.listeners]
+        vips = [on.load_balancer.get(key) for key in ("admin_state_up", "vip_address")]
+        return [vips, sorted(map(repr, rows))]
+
+    if str(lb.provisioning_status).startswith("PENDING"):
+        return f"load balancer {name} is {lb.provisioning_status} now. Repeat when it is ACTIVE."
+    if said(now) != said(before):
+        return f"load balancer {name} or a listener of it was changed meanwhile. Repeat the audit."
+    return ""
+
+
 def subnets(user: Any, lb: Any) -> list[str]:
     """CIDRs of the VIPs' subnets, as far as Neutron shows them: without them it is not known that
     nobody sends from their broadcast addresses."""
@@ -266,6 +291,15 @@ def reach(
         except sdk.SDKException as error:
             say(f"Neutron does not say which addresses are taken ({error}): none is pretended.")
             links = ()
+    known = [ipaddress.ip_network(text) for text in on.subnets]
+    for text in links if known else ():
+        link = ipaddress.ip_network(text)
+        if not any(link.version == one.version and link.subnet_of(one) for one in known):
+            say(
+                f"--link {text} is not within a subnet of the VIPs ({', '.join(on.subnets)}): no "
+                "host of it is pretended, as answers to it may not come back."
+            )
+            links = [other for other in links if other != text]
     found = Reach.of(made, on, links, taken)
     # The vantage's own port is among them, and its addresses are its own.
     return replace(found, taken=found.taken - set(found.own))

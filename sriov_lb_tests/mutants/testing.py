@@ -265,7 +265,7 @@ class Tests:
             policy = self.on.policies[seat.id]
             try:
                 text = seat.inside.rules_on_disk(self.on.rules_file)
-            except errors.CommandFailed as error:
+            except errors.RulesDoNotLoad as error:
                 out.alarms.append(f"{seat}: the rules file does not load: {error.stderr.strip()}")
                 continue
             if text is None:

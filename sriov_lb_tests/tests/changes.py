@@ -88,7 +88,8 @@ class Changes(Agrees):
         web: bool = True,
         agree: bool = True,
         moves: bool = False,
-        about: Callable[[Any], str] = lambda witness: "",
+        about: Callable[[Any], Callable[[Any], str]] = lambda report: lambda witness: "",
+        refusing: Iterable[str] = (),
     ) -> Any:
         """Carry out a change while the prober runs, then look whether all agree.
 
@@ -101,8 +102,10 @@ class Changes(Agrees):
             is open to.
         :param moves: whether the VIP moves to another MAC, where the prober's frames do not
             follow: then a client's kernel tells how long it was away.
-        :param about: words about a forbidden packet that passed, put after what became of it;
-            asked once the change is done.
+        :param about: from the prober's report to words about a forbidden packet that passed, put
+            after what became of it; asked once the change is done.
+        :param refusing: names of ``opens`` that may be answered by a reset before: their port may
+            be open, as long as nobody serves it.
         :return: what ``act`` returned.
         """
         allowed, forbidden = self.streams()
@@ -117,6 +120,7 @@ class Changes(Agrees):
         version = self.own.versions[0]
         where = self.own.vip(version), WEB, self.client.allowed(version)
         watch = Away(vantage, *where) if moves else nullcontext()
+        done, broke = None, None
         with watch as away, vantage.prober(
             streams, forbidden=set(forbidden), flows=flows, rate=RATE, title=step, follow=moves
         ) as probing:
@@ -124,7 +128,10 @@ class Changes(Agrees):
             vantage.ask(control, tries=1)
             probing.mark("asked for")
             started = time.monotonic()
-            done = act()
+            try:
+                done = act()
+            except Exception as error:
+                broke = error
             record.api = time.monotonic() - started
             probing.mark("ACTIVE")
             vantage.ask(control, tries=1)
@@ -135,10 +142,14 @@ class Changes(Agrees):
         self._read(record, report, allowed, opens or {}, closes or {})
         looks = Looks()
         with looks:
-            found = self._findings(step, name, report, opens or {}, closes or {}, about)
+            # Of a change that was not carried out only what may never pass is judged.
+            wanted = ({}, {}) if broke else (opens or {}, closes or {})
+            found = self._findings(step, name, report, *wanted, about(report), refusing)
             if found:
                 raise Broken("\n".join([*found, str(report)]), findings=found)
         with looks:
+            if broke is not None:
+                raise broke
             self._conclusive(step, report, closes or {})
         if agree:
             with looks:
@@ -171,7 +182,14 @@ class Changes(Agrees):
         self.seen[record.step] = words
 
     def _findings(
-        self, step: str, name: str, report: Any, opens: Any, closes: Any, about: Callable
+        self,
+        step: str,
+        name: str,
+        report: Any,
+        opens: Any,
+        closes: Any,
+        about: Callable[[Any], str] = lambda witness: "",
+        refusing: Iterable[str] = (),
     ) -> list[str]:
         """What passed and may not have, or the other way round, a sentence for each kind."""
         found = []
@@ -192,9 +210,11 @@ class Changes(Agrees):
                 )
         for stream in opens:
             probe, first = report.streams[stream].probe, report.streams[stream].served_ns
-            early = (asked - report.offset_error_ns - first) / 1e9
+            # A reset says that it came through, too.
+            began = first if stream in refusing else report.streams[stream].first_ns
+            early = (asked - report.offset_error_ns - began) / 1e9
             late = (first - active - report.offset_error_ns) / 1e9
-            if first and early > IN_FLIGHT:
+            if began and early > IN_FLIGHT:
                 found.append(
                     f"{step}: {probe} may not pass before that is asked for, and was answered "
                     f"{early:.2f} s before it."

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shlex
 import time
 from collections.abc import Mapping
@@ -72,8 +73,8 @@ class Bandwidth:
         address, port = pair.side(trial.side).iperf3
         argv = [
             "iperf3", "--json", "--client", address, "--port", str(port),
-            "--connect-timeout", "3000", "--omit", f"{max(0, round(stage.warmup))}",
-            "--time", f"{max(1, round(stage.seconds))}",
+            "--connect-timeout", "3000", "--omit", f"{stage.warmup:.0f}",
+            "--time", f"{stage.seconds:.0f}",
             "--parallel", str(int(stage.parameters.get("flows", 1))), "--get-server-output",
         ]  # fmt: skip
         if stage.parameters.get("direction", "down") == "down":
@@ -100,8 +101,9 @@ def sample_of(trial: Trial, started: float, report: Mapping, limit: float) -> Sa
     end = report["end"]
     received = end["sum_received"]
     rate = float(received["bits_per_second"])
+    cores = _threads(report)
     used = {
-        f"iperf3 {where}": float(end["cpu_utilization_percent"].get(name, 0.0)) / 100
+        f"iperf3 {where}": float(end["cpu_utilization_percent"].get(name, 0.0)) / 100 / cores
         for where, name in (("on the client", "host_total"), ("on the member", "remote_total"))
     }
     sent = end["sum_sent"]
@@ -137,6 +139,15 @@ def sample_of(trial: Trial, started: float, report: Mapping, limit: float) -> Sa
             if not interval["sum"].get("omitted")
         ],
     )
+
+
+def _threads(report: Mapping) -> int:
+    """How many threads share its work: from version 3.16 on one for each flow, so that the whole of
+    it may use more than one core (iperf3's release notes)."""
+    found = re.match(r"iperf (\d+)\.(\d+)", report["start"].get("version", ""))
+    if found is None or (int(found[1]), int(found[2])) < (3, 16):
+        return 1
+    return max(1, int(report["start"].get("test_start", {}).get("num_streams", 1)))
 
 
 def _senders(report: Mapping) -> list[Mapping]:

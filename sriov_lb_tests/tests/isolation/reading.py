@@ -57,7 +57,8 @@ def missing(what: str, seen: Sequence[Observation], counts: Counted, eaten: str)
 
     :param eaten: who may have stopped them.
     """
-    lost = [one for one in seen if one.identities and not _at(Stage.ARRIVED, one, counts)]
+    # What could not be sent at all has no identity, and did not arrive either.
+    lost = [one for one in seen if not _at(Stage.ARRIVED, one, counts)]
     if not lost:
         return ""
     return (

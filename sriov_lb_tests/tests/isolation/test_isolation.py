@@ -329,7 +329,7 @@ class TestIsolation(base.SriovLbTest):
 
     # --- through the amphora -------------------------------------------------------------------
 
-    def not_forwarded_to_members(self, version: int) -> None:
+    def not_forwarded_to_members(self, version: int, port: str = "") -> None:
         holder = self.amphorae()[0]
         source = self.hosts.client.allowed(version)
         target = self.hosts.member.addresses(MEMBER, version)[0]
@@ -353,7 +353,7 @@ class TestIsolation(base.SriovLbTest):
 
         with through(self.hosts.vip_side, vip) as vantage:
             self.carried(
-                f"from the VIP network to the member network, IPv{version}",
+                f"from the VIP network to the member network{port}, IPv{version}",
                 vantage, far, holder, holder.vip_side, probes, request,
                 lambda frame: reading.mac_of(frame) == mac and reading.is_tcp(frame, version),
             )  # fmt: skip
@@ -396,7 +396,7 @@ class TestIsolation(base.SriovLbTest):
         """The same with an amphora whose member port is a normal one. There Neutron holds what
         leaves to the port's addresses; this shows what amphora and Neutron stop together."""
         self.use(place.behind_a_normal_port(self.stage))
-        self.not_forwarded_to_members(4)
+        self.not_forwarded_to_members(4, " behind a normal port")
 
     @decorators.idempotent_id("bfd7d7bb-50fe-4eca-ad30-39d9f014a973")
     @requirement(
@@ -407,7 +407,7 @@ class TestIsolation(base.SriovLbTest):
     def test_forwarding_to_a_normal_member_port_ipv6(self) -> None:
         """The same over IPv6."""
         self.use(place.behind_a_normal_port(self.stage))
-        self.not_forwarded_to_members(6)
+        self.not_forwarded_to_members(6, " behind a normal port")
 
     def not_forwarded_to_clients(self, version: int) -> None:
         holder = self.amphorae()[0]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,21 +28,45 @@ WRONG = re.compile(r"^Error|Cannot find device|Could not configure|ALERT|failed"
 #: Seconds an amphora may take to serve again after its instance is ACTIVE in Nova.
 BOOT = 90.0
 
+#: For how long an amphora that ends may be without its rules and be excused with that, ns.
+MOMENT = 10**9
+
 #: Seconds a new amphora may take, at ACTIVE, until its neighbours know it.
 ANNOUNCED = 5.0
 
 
-def first_process_began(text: str) -> int:
-    """UNIX time in whole seconds.
+def first_process_s_age(text: str) -> int | None:
+    """For how long process 1 runs, ns; None where that cannot be read.
 
-    :param text: /proc/stat and /proc/1/stat, one after the other (proc(5)).
+    :param text: /proc/uptime and /proc/1/stat, one after the other (proc(5)).
     """
-    boot = re.search(r"^btime (\d+)$", text, re.MULTILINE)
+    uptime = re.match(r"(\d+)\.(\d\d) ", text)
     process = re.search(r"^1 \(.*\) (.+)$", text, re.MULTILINE)
-    if boot is None or process is None:
-        raise ValueError("neither btime nor the first process is in there")
+    if uptime is None or process is None:
+        return None
     # Field 22, and two are in front of what is kept; USER_HZ is 100 wherever there is Octavia.
-    return int(boot[1]) + int(process[1].split()[19]) // 100
+    ticks = int(uptime[1] + uptime[2]) - int(process[1].split()[19])
+    # Negative where the two clocks are of two worlds, as in some containers.
+    return ticks * 10**7 if ticks >= 0 else None
+
+
+def ending(report: Any, began: int | None) -> Callable[[Any], str]:
+    """Words about what a forbidden packet met while the amphora still shut down.
+
+    :param report: of the prober. :param began: of the new amphora, ns of this machine's clock;
+        None where nobody knows.
+    :return: from a witness to the words. They are given after the change was asked for, before
+        the new amphora's first process, and for no longer than :data:`MOMENT`: an end is short,
+        and whatever lasts is something else.
+    """
+    if began is None:
+        return lambda witness: ""
+    asked = dict(report.marks)["asked for"]
+    late = began + report.offset_ns - report.offset_error_ns
+    sent = [w.sent_ns for w in report.witnesses if w.sent_ns >= asked and w.answered_ns < late]
+    until_ns = min(sent, default=0) + MOMENT
+    within = {at for at in sent if at <= until_ns}
+    return lambda witness: ", while it still shut down" if witness.sent_ns in within else ""
 
 
 class TestAmphoraLifecycle(LifecycleTest):
@@ -87,11 +112,8 @@ class TestAmphoraLifecycle(LifecycleTest):
             except errors.StuckPending:
                 problem.append(self.why_not(amphora))
 
-        def about(witness: Any) -> str:
-            began = self.booted(amphora)
-            # The second before is not told from it.
-            before = began is not None and witness.answered_ns < began * 10**9
-            return ", while it still shut down" if before else ""
+        def about(report: Any) -> Callable[[Any], str]:
+            return ending(report, self.booted(amphora) if report.witnesses else None)
 
         looks = Looks()
         with looks:
@@ -109,15 +131,17 @@ class TestAmphoraLifecycle(LifecycleTest):
         looks.conclude()
 
     def booted(self, amphora: Any) -> int | None:
-        """When the first process of the amphora began, UNIX time in whole seconds; None where the
-        tests may not look, or cannot."""
+        """When the first process of the amphora began, ns of this machine's clock, or a little
+        before; None where the tests may not look, or cannot."""
         if not CONF.sriov_lb.amphora_ssh:
             return None
+        asked = time.time_ns()
         try:
-            said = self.stage.amphora_host(amphora).run(["cat", "/proc/stat", "/proc/1/stat"])
+            said = self.stage.amphora_host(amphora).run(["cat", "/proc/uptime", "/proc/1/stat"])
         except errors.SriovLbError:
             return None
-        return first_process_began(said.stdout)
+        age = first_process_s_age(said.stdout)
+        return None if age is None else asked - age
 
     def why_not(self, amphora: Any) -> str:
         """What the amphora's own units say, where the tests may look."""
@@ -238,13 +262,14 @@ class TestAmphoraLifecycle(LifecycleTest):
                 f"{step}: the API says ACTIVE, and {said[0]} answers for the VIP {vip}, which is "
                 f"not the port of its new amphora {amphora.id} ({port.mac_address})."
             )
+        which = "VIP" if vip == self.own.bare.vip_address else "additional VIP"
         try:
             vantage.resolve(self.own.member(0)["address"])
         except errors.ControlFailed as error:
             base.inconclusive(f"{step}: nobody answers for a member either: {error.message}")
         self.fail(
-            f"{step}: the API says ACTIVE, and nobody answers for the VIP {vip} on its network, "
-            f"though somebody did before and a member does now. {said[1]}"
+            f"{step}: the API says ACTIVE, and nobody answers for the {which} {vip} on its "
+            f"network, though somebody did before and a member does now. {said[1]}"
         )
 
     # --- failover --------------------------------------------------------------------------
@@ -257,7 +282,9 @@ class TestAmphoraLifecycle(LifecycleTest):
         looks = Looks()
         with looks:
             self.change(step, lambda: act(before), moves=True, agree=False)
-        after = self.amphora()
+        after = before
+        with looks:
+            after = self.amphora()
         there = []
         for version in self.own.versions:
             with looks:

@@ -213,6 +213,7 @@ class TestListenerLifecycle(LifecycleTest):
             "The listener was enabled",
             lambda: self.lbs.update_listener(self.own.bare, listener, admin_state_up=True),
             opens=self.opening(OTHER),
+            refusing=self.opening(OTHER),
         )
 
     @decorators.idempotent_id("f2c7d3e5-8a91-4b02-9c13-2d4e6f8a0b05")

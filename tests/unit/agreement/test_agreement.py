@@ -10,11 +10,14 @@ import pytest
 from openstack.load_balancer.v2.listener import Listener
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import ARP, Ether
+from scapy.layers.sctp import SCTP, SCTPChunkInit
 
+from sriov_lb_tests import errors
 from sriov_lb_tests.agreement import Reach, Seat, Subject, View, look, questions, settle
 from sriov_lb_tests.agreement.result import Agreement, Finding
-from sriov_lb_tests.agreement.sending import sendable
+from sriov_lb_tests.agreement.sending import probe_for, sendable
 from sriov_lb_tests.amphora import Amphora
+from sriov_lb_tests.packets.probe import Identities, Link
 from sriov_lb_tests.policy.model import Promise
 from sriov_lb_tests.policy.packet import Packet
 from sriov_lb_tests.wire.fake import FakeHost
@@ -254,9 +257,9 @@ def two(vantage, *there):
 def test_a_vip_that_nobody_answers_for_while_others_are_there_is_shut(vantage, other):
     found = two(vantage, other)
     said = [str(one) for one in found.findings]
-    assert any(f"nobody answers for the VIP {SECOND} on its network" in text for text in said)
+    assert any(f"nobody answers for the additional VIP {SECOND} on" in text for text in said)
     assert not any(one.too_open for one in found.findings)
-    assert "nobody answers for the VIP" in found.sentence and other in found.sentence
+    assert "VIP" in found.sentence and other in found.sentence
     assert not found.unclear, "it is said once, and well"
 
 
@@ -276,6 +279,45 @@ def test_behind_a_router_nobody_is_said_to_be_missing(vantage):
     vantage.next_hop = "198.51.100.1"
     found = two(vantage)
     assert found.agreed and found.unclear
+
+
+def test_the_first_vip_is_called_so(vantage):
+    found = two(vantage, SECOND)
+    assert any(f"nobody answers for the VIP {VIP} on" in str(one) for one in found.findings)
+
+
+def test_what_the_wire_says_nothing_of_is_named(vantage):
+    def unseen(*listeners):
+        found = through(vantage, Wire((ALLOWED, 80)), subject(*listeners))
+        return len(found.unseen), len(found.partly)
+
+    assert unseen(listener()) == (0, 0)
+    # Nobody sees an answer to a datagram, and nobody counts.
+    datagrams = listener(53, protocol="UDP")
+    found = through(vantage, Wire((ALLOWED, 80)), subject(listener(), datagrams))
+    assert "what listener l53 does over IPv4" in found.unseen[0] and not found.partly
+    # No source in reach that it is open to.
+    assert unseen(listener(), listener(81, cidrs=["203.0.113.0/24"])) == (0, 1)
+
+
+def test_sctp_asks_for_the_listeners_port():
+    packet = Packet("eth1", ALLOWED, VIP, 132, sport=40000, dport=2905)
+    (frame,) = probe_for(packet).frames(Link(MAC, MAC), Identities("r", seed=1).next())
+    assert Ether(frame)[SCTP].dport == 2905 and SCTPChunkInit in Ether(frame)
+
+
+def test_a_look_that_breaks_takes_nothing_back():
+    bad = Agreement("lb", (Finding(View.WIRE, True, None, "it came through"),))
+    looks = iter([bad])
+
+    def look():
+        try:
+            return next(looks)
+        except StopIteration:
+            raise errors.GuestUnreachable("it is away") from None
+
+    settled = settle(look)
+    assert settled.first is bad and settled.late is None and not settled.agreed
 
 
 # --- ruleset ---------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from sriov_lb_tests.tests.away import Away
 from sriov_lb_tests.tests.changes import Changes
-from sriov_lb_tests.tests.lifecycle.test_amphora import first_process_began
+from sriov_lb_tests.tests.lifecycle.test_amphora import MOMENT, ending, first_process_s_age
 from sriov_lb_tests.tests.looks import Looks
 from sriov_lb_tests.verdicts.model import Broken, Inconclusive
 
@@ -88,12 +88,52 @@ def test_what_is_known_about_a_packet_is_said_and_told_apart():
     assert "nobody listens: SYN" in said[1]
 
 
-def test_when_the_first_process_began_is_read_from_proc():
+def test_for_how_long_the_first_process_runs_is_read_from_proc():
     # Field 22 of /proc/1/stat, 12.34 s after the kernel's start; a name may hold anything.
     process = "1 (a) b (c) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 1234 5 6"
-    assert first_process_began(f"cpu 1 2 3\nbtime 1000\n{process}\n") == 1012
-    with pytest.raises(ValueError, match="neither"):
-        first_process_began("cpu 1 2 3\n")
+    assert first_process_s_age(f"20.34 38.1\n{process}\n") == 8 * SECOND
+    # A container that is told its own uptime and its host's start of the process.
+    assert first_process_s_age(f"3.00 2.1\n{process}\n") is None
+    assert first_process_s_age("20.34 38.1\n") is None
+
+
+def test_only_a_short_end_before_the_new_one_began_is_excused():
+    def said(*times, began=10 * SECOND, offset=0):
+        found = report()
+        found.offset_ns = offset
+        found.witnesses = [
+            SimpleNamespace(sent_ns=int(at * SECOND), answered_ns=int(at * SECOND) + 40_000)
+            for at in times
+        ]
+        return [bool(ending(found, began)(one)) for one in found.witnesses]
+
+    assert said(5.0, 5.2) == [True, True]
+    assert said(0.5, 5.0) == [False, True], "before it was asked for"
+    assert said(5.0, 10.5) == [True, False], "the new one runs"
+    assert said(5.0, 5.0 + 1.5 * MOMENT / SECOND) == [True, False], "that is no moment"
+    # The client's clock is 4 s ahead of the tester's, by which the new one began.
+    assert said(13.0, offset=4 * SECOND) == [True] and said(14.5, offset=4 * SECOND) == [False]
+    assert said(5.0, began=None) == [False]
+
+
+def test_a_reset_before_a_port_is_to_open_says_that_it_was_open():
+    found = report(o=(0.4, 6.0))
+    found.streams["o"].served_ns = int(4.2 * SECOND)
+    (early,) = findings(found, ["o"])
+    assert "may not pass before that is asked for" in early
+    assert Changes()._findings("A step", "lb", found, ["o"], [], refusing=["o"]) == []
+
+
+def test_what_breaks_later_takes_nothing_back():
+    looks = Looks()
+    with looks:
+        raise Broken("it was let in", findings=["it was let in"])
+    with pytest.raises(Broken, match="it was let in\nThen .* broke: no ssh") as raised, looks:
+        raise OSError("no ssh")
+    assert raised.value.findings == ("it was let in",)
+    fresh = Looks()
+    with pytest.raises(OSError), fresh:
+        raise OSError("no ssh")
 
 
 def test_an_answer_that_nobody_expected_counts_as_let_in():

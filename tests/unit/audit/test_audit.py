@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 from openstack import exceptions as sdk
+from openstack.load_balancer.v2.load_balancer import LoadBalancer
 from rich.console import Console
 
 from sriov_lb_tests import cli, errors
@@ -73,6 +74,46 @@ def test_nothing_sent_is_not_clean(monkeypatch):
     assert checks.wire(SUBJECT, SimpleNamespace(name="host eth0"), None).state is State.CLEAN
 
 
+def test_listeners_of_which_nothing_was_seen_are_not_clean(monkeypatch):
+    host = SimpleNamespace(name="host eth0")
+    some = Agreement("shop", sent=7, unseen=("what listener dns does was not seen",))
+    monkeypatch.setattr(checks, "look", lambda *a, **k: some)
+    found = checks.wire(SUBJECT, host, None)
+    assert found.state is State.UNCLEAR and "listener dns" in found.sentence
+    one_side = Agreement("shop", sent=7, partly=("to sources it is open to was not seen",))
+    monkeypatch.setattr(checks, "look", lambda *a, **k: one_side)
+    found = checks.wire(SUBJECT, host, None)
+    assert found.state is State.CLEAN
+    assert found.sentence == (
+        "they agree on all of 7 packets that were sent; to sources it is open to was not seen"
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        ({}, ""),
+        ({"allowed_cidrs": ["10.0.0.0/8"]}, "was changed meanwhile"),
+        ({"provisioning_status": "ERROR"}, "was changed meanwhile"),
+        (None, "PENDING_UPDATE"),
+    ],
+)
+def test_what_changes_meanwhile_makes_it_unclear(now, words):
+    web = {"id": "l", **SUBJECT.listeners[0]}
+    before = Subject.of(SUBJECT.load_balancer, [web])
+    status = "PENDING_UPDATE" if now is None else "ACTIVE"
+    lb = LoadBalancer(**{**SUBJECT.load_balancer, "provisioning_status": status})
+    api = SimpleNamespace(
+        get_load_balancer=lambda id: lb,
+        listeners=lambda load_balancer_id: [{**web, **(now or {})}],
+    )
+    said = places.changed(SimpleNamespace(load_balancer=api), before)
+    assert words in said and bool(said) is bool(words)
+    audit = made(CLEAN, BAD)
+    audit.changed = said
+    assert audit.status == (2 if words else 1)
+
+
 SUBJECT = Subject(
     {"id": "lb-1", "name": "shop", "vip_address": "198.51.100.20", "admin_state_up": True},
     ({"name": "web", "protocol": "HTTP", "protocol_port": 80},),
@@ -103,7 +144,8 @@ class Inside:
     ("disk", "state", "words"),
     [
         (None, State.DISAGREEMENT, "no rules file"),
-        (errors.CommandFailed("x", stderr="syntax error"), State.DISAGREEMENT, "does not load"),
+        (errors.RulesDoNotLoad("x", stderr="syntax error"), State.DISAGREEMENT, "does not load"),
+        (errors.CommandFailed("sudo wants a password"), State.UNCLEAR, "sudo wants"),
         (errors.GuestUnreachable("it is away"), State.UNCLEAR, "away"),
         ('{"nftables": [{"teleport": {}}]}', State.UNCLEAR, "teleport"),
         ('{"nftables": []}', State.DISAGREEMENT, "may not pass"),

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Probes that may not get anywhere: what counters, answers and captures come to."""
 
+import dataclasses
+
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.inet6 import ICMPv6ND_NA, IPv6
@@ -120,6 +122,12 @@ def test_what_is_rewritten_on_the_way_is_known_by_what_it_carries():
     one = seen(probe=udp("10.9.0.10", 9, source="198.51.100.10"))
     packet = IP(src="10.9.0.30", dst="10.9.0.10") / ICMP() / one.identities[0].tag
     assert carried(one, frame(packet)).broken
+
+
+def test_what_could_not_be_sent_was_not_refused_either():
+    unsent = dataclasses.replace(seen(verdict=Verdict.INCONCLUSIVE), identities=())
+    real = Counted()
+    assert "never reached" in carried(unsent, counts=real).unclear
 
 
 def test_what_never_came_was_not_refused_to_be_forwarded():

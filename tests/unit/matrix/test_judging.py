@@ -2,9 +2,11 @@
 """From what was found in a cell to its verdict, and from those of the cells to the test's."""
 
 import ipaddress
+import unittest
 from types import SimpleNamespace
 
 import pytest
+from openstack import exceptions as sdk
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.cloud import scenario
@@ -120,7 +122,10 @@ SHUT = (
 SRIOV_MEMBERS = next(
     row for row in ROWS if row.values["vip"] == "normal" and row.values["member_port"] == "direct"
 )
-LOST = "policy and wire disagree: nobody answers for the VIP 2001:db8::7 on its network, though ..."
+LOST = (
+    "policy and wire disagree: nobody answers for the additional VIP 2001:db8::7 on its network, "
+    "though ..."
+)
 SECOND = next(
     row for row in ROWS
     if row.values["member_place"] == "second" and row.values["additional_vips"]
@@ -184,6 +189,28 @@ def test_a_member_is_to_be_asked_from_its_own_subnet(source, own, said):
             return {"eth1": SimpleNamespace(addresses=tuple(own_ones))}
 
     assert test_matrix.stranger_to(Inside(), "192.0.2.28") == said
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "verdict"),
+    [
+        (400, "Invalid protocol", Verdict.NOT_SUPPORTED),
+        (403, "Quota has been met for resources: listener", Verdict.ERROR),
+        (429, "Too many requests", Verdict.ERROR),
+        (409, "is immutable", Verdict.ERROR),
+        (500, "Internal error", Verdict.FAIL),
+    ],
+)
+def test_a_refusal_is_an_answer_or_none(status, words, verdict):
+    refusal = sdk.HttpException(words, http_status=status)
+    assert test_matrix.refused(refusal) is verdict
+
+
+def test_a_load_balancer_of_which_nothing_was_looked_at_is_skipped(test):
+    skipped, refused = failed(), failed()
+    skipped.verdict, refused.verdict = Verdict.SKIPPED, Verdict.NOT_SUPPORTED
+    with pytest.raises(unittest.SkipTest):
+        test.conclude([skipped, refused])
 
 
 def test_what_the_tests_had_to_do_is_told_and_not_judged(test):

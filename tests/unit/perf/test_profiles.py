@@ -70,6 +70,14 @@ def test_a_profile_that_cannot_be_run_is_refused_in_words(data, path, value, wor
         profiles.from_mapping(change(data, path, value), "mine")
 
 
+def test_iperf3_takes_whole_seconds(data):
+    stage = {"name": "b", "title": "B", "engine": "iperf3", "seconds": 1.5, "warmup": 0}
+    stage["blocks"] = 1
+    data["stages"].append(stage)
+    with pytest.raises(errors.BadProfile, match="stage b: iperf3 takes whole seconds.*1.5"):
+        profiles.from_mapping(data, "mine")
+
+
 def test_an_unknown_profile_names_the_known_ones():
     with pytest.raises(errors.BadProfile, match="smoke"):
         profiles.load("fast")

@@ -135,13 +135,18 @@ def test_a_profile_says_what_it_needs():
 # --- iperf3 -------------------------------------------------------------------------------------
 
 
-def report_of(*, reverse: bool, server=None, host=20.0, remote=30.0) -> dict:
+def report_of(
+    *, reverse: bool, server=None, host=20.0, remote=30.0, version="iperf 3.12", flows=1
+) -> dict:
     """As iperf3 3.12 reports (its JSON output), as far as it is read."""
     sender = {"mean_rtt": 300, "min_rtt": 200, "retransmits": 5}
     # The client of a reversed test does not send: its sender's round trips are zeros.
     shown = {"mean_rtt": 0, "min_rtt": 0, "retransmits": 5} if reverse else sender
     report = {
-        "start": {"tcp_mss_default": 1000, "test_start": {"reverse": int(reverse)}},
+        "start": {
+            "version": version, "tcp_mss_default": 1000,
+            "test_start": {"reverse": int(reverse), "num_streams": flows},
+        },
         "intervals": [{"sum": {"start": 0, "bits_per_second": 8e9, "omitted": False}}],
         "end": {
             "streams": [{"sender": shown}],
@@ -181,3 +186,11 @@ def test_either_end_of_iperf3_can_be_the_bottleneck(stage_of, end, words):
     assert found.void == [f"iperf3 {words} used 97% of its core"]
     assert found.health.cpu == pytest.approx(0.97)
     assert sample(stage_of, reverse=False).void == []
+
+
+@pytest.mark.parametrize(("version", "void"), [("3.12", True), ("3.16", False), ("4.0", False)])
+def test_four_flows_of_a_newer_iperf3_share_four_cores(stage_of, version, void):
+    version = f"iperf {version}"
+    found = sample(stage_of, reverse=False, host=180.0, version=version, flows=4)
+    assert bool(found.void) is void
+    assert sample(stage_of, reverse=False, host=97.0, version=version).void

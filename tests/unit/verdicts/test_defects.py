@@ -118,6 +118,14 @@ SEEN = [
         "policy and wire disagree: TCP SYN from 203.0.113.5 may not pass (listener a (HTTP 8104) "
         "is open to 203.0.113.9/32, and 203.0.113.5 is not in there), but it came through",
     ),
+    (
+        "OCTAVIA-AMPHORA-FORWARDS", "ISO-004",
+        "from the VIP network to the member network behind a normal port, IPv4: UDP datagram to "
+        "198.51.100.1:9 was forwarded, and arrived at m ens4 as x. Forwarded: UDP datagram.",
+        "from the VIP network to the member network behind a normal port, IPv4: TCP SYN to "
+        "198.51.100.1:9 was forwarded, and arrived at m ens4 as x. Forwarded: TCP SYN, UDP "
+        "datagram.",
+    ),
 ]  # fmt: skip
 
 

@@ -31,12 +31,13 @@ PEERS = (
 )
 
 LOST = (
-    "The amphora was failed over: the API says ACTIVE, and nobody answers for the VIP 2001:db8::7 "
-    "on its network, though somebody did before and a member does now."
+    "The amphora was failed over: the API says ACTIVE, and nobody answers for the additional VIP "
+    "2001:db8::7 on its network, though somebody did before and a member does now."
 )
 SUBNET = (
     "A member on a second subnet of the VIP network was added: policy and wire disagree: nobody "
-    "answers for the VIP 2001:db8::7 on its network, though 192.0.2.7 is answered for there."
+    "answers for the additional VIP 2001:db8::7 on its network, though 192.0.2.7 is answered for "
+    "there."
 )
 MEMBER = (
     "A member on a network of its own was added: policy and ruleset disagree, amphora 63df: TCP "
@@ -83,6 +84,8 @@ ENDS = (
         ("LIF-010", SUBNET, {}, "OCTAVIA-SECOND-SUBNET"),
         ("LIF-010", SUBNET.replace("nobody answers for", "it lets in"), {}, None),
         ("LIF-010", SUBNET.replace("added", "removed"), {}, None),
+        ("LIF-010", SUBNET.replace("additional ", ""), {}, None),
+        ("LIF-015", LOST.replace("additional ", ""), {}, None),
         ("LIF-017", SUBNET, {}, None),
         ("LIF-017", MEMBER, {}, "OCTAVIA-MEMBER-NOTRACK"),
         ("LIF-017", MEMBER.replace("has to pass", "may not pass"), {}, None),
