@@ -108,7 +108,9 @@ def look(
             # What could not be sent to such a VIP is said once.
             if one.passed is not None or one.question.packet.destination not in dead:
                 _judge(state, policy, one, inside)
-        unseen = _not_seen(policy, answered)
+        # Of a VIP that nobody answers for that was said.
+        alive = [vip for vip in policy.vips if vip not in dead]
+        unseen = _not_seen(policy, alive, answered)
     return Agreement(
         name=subject.name,
         unseen=tuple(unseen[0]),
@@ -207,11 +209,13 @@ def _question(witness: Witness) -> Question:
     return Question(witness.packet, why, witness.clause.promise, None, False)
 
 
-def _not_seen(policy: Policy, answered: Sequence[Answered]) -> tuple[list[str], list[str]]:
+def _not_seen(
+    policy: Policy, vips: Sequence[str], answered: Sequence[Answered]
+) -> tuple[list[str], list[str]]:
     """(listeners of whose filter the wire says nothing, those of which it says one side only)."""
     nothing, one_side = [], []
     for listener in policy.listeners:
-        for version in sorted({address(vip)[0] for vip in policy.vips}):
+        for version in sorted({address(vip)[0] for vip in vips}):
             sources = listener.sources(version)
             if not listener.served or not sources:
                 continue
