@@ -52,7 +52,7 @@ class Promise:
     """What a test looks at.
 
     :param needs: conditions without which it is skipped: ``admin``, ``admin_mode``,
-        ``disruptive``, ``slow``, ``amphora_ssh``, ``ipv4``, ``ipv6``.
+        ``disruptive``, ``slow``, ``performance``, ``amphora_ssh``, ``ipv4``, ``ipv6``.
     """
 
     id: str

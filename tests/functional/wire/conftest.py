@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from sriov_lb_tests.wire.namespace import NamespaceHost
+from sriov_lb_tests.wire.vantage import Vantage
+
 HERE = pathlib.Path(__file__).parent
 
 
@@ -29,3 +32,24 @@ def testbed():
 @pytest.fixture(scope="session")
 def sshd():
     return load("sshd")
+
+
+# Each module has a ``bed`` of its own (network namespaces) and, for every test, ``rules`` in it.
+
+
+@pytest.fixture(scope="module")
+def host(bed):
+    with NamespaceHost(bed.name("client")) as made:
+        yield made
+
+
+@pytest.fixture
+def vantage(host, rules, tmp_path):
+    with Vantage(host, "c0", artefacts=tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def vip(testbed):
+    """The VIPs by IP version."""
+    return {4: testbed.VIP4, 6: testbed.VIP6}

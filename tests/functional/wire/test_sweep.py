@@ -7,8 +7,6 @@ import time
 import pytest
 
 from sriov_lb_tests.packets.probe import tcp_syn, udp
-from sriov_lb_tests.wire.namespace import NamespaceHost
-from sriov_lb_tests.wire.vantage import Vantage
 
 ALLOWED = {4: "198.51.100.99", 6: "2001:db8:1::99"}
 DENIED = {4: "198.51.100.200", 6: "2001:db8:1::1:99"}
@@ -51,23 +49,6 @@ def rules(bed, testbed):
 
     load(*RULES)
     return load
-
-
-@pytest.fixture(scope="module")
-def host(bed):
-    with NamespaceHost(bed.name("client")) as made:
-        yield made
-
-
-@pytest.fixture
-def vantage(host, rules, tmp_path):
-    with Vantage(host, "c0", artefacts=tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def vip(testbed):
-    return {4: testbed.VIP4, 6: testbed.VIP6}
 
 
 @pytest.fixture

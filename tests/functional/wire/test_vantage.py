@@ -48,23 +48,6 @@ def rules(bed, testbed):
     return load
 
 
-@pytest.fixture(scope="module")
-def host(bed):
-    with NamespaceHost(bed.name("client")) as made:
-        yield made
-
-
-@pytest.fixture
-def vantage(host, rules, tmp_path):
-    with Vantage(host, "c0", artefacts=tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def vip(testbed):
-    return {4: testbed.VIP4, 6: testbed.VIP6}
-
-
 @BOTH
 def test_the_thin_thread(vantage, vip, version):
     target = vip[version]
