@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def explained(function: Callable) -> Callable:
         except ImportError as error:
             missing = errors.MissingPackage(f"{error}.")
             click.echo(f"sriov-lb-perf: MissingPackage: {missing}", err=True)
+            sys.exit(EXIT_UNCLEAR)
+        except Exception:
+            # Python's own status would be 1, and that is a regression, or a threshold crossed.
+            traceback.print_exc()
+            click.echo("sriov-lb-perf: this is a bug; please report what stands above", err=True)
             sys.exit(EXIT_UNCLEAR)
 
     return wrapped
@@ -239,7 +245,7 @@ def _compare(options: dict):
     page.plotly_script()  # found missing now rather than after minutes
     profile = profiles.load(options["profile"])
     output = Path(options["output"]) if options["output"] else comparing.default_output()
-    store.require_room(output)
+    store.require_room(output, profile.room)
     if options["from_cloud"]:
         from . import provision
 
@@ -478,7 +484,12 @@ def nightly(**options) -> None:
         for hint in night.hints:
             click.echo(f"note: {hint}")
         if options["site"]:
-            index = nights.publish(history, outcome.document, night, Path(options["site"]))
+            try:
+                index = nights.publish(history, outcome.document, night, Path(options["site"]))
+            except SriovLbError as error:
+                # What was found tonight is in the history, and is told now or never.
+                click.echo(f"sriov-lb-perf: the site was not published: {error}", err=True)
+                sys.exit(night.status or EXIT_UNCLEAR)
             click.echo(f"site: {index}")
     sys.exit(night.status)
 

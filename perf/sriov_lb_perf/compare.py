@@ -141,6 +141,8 @@ def compare(
     def listener(event: str, run: StageRun, sample: Sample | None) -> None:
         if event == "trial":
             raw[sample.trial.number] = folder.keep_raw(sample)
+            # It is on disk, and a run of hours has gigabytes of it.
+            sample.raw.clear()
         elif event in ("block", "stage"):
             write("incomplete", "the run has not ended", fresh=event == "stage")
         if progress is not None:

@@ -105,6 +105,7 @@ class Sample:
     :param histograms: name -> durations.
     :param failed: what went wrong on the target's side -> count.
     :param void: reasons why nothing may be claimed from it; empty when it is good.
+    :param broke: whether one of them is that the target failed, and not the instrument.
     :param raw: arrays kept as they are, name -> numpy array.
     :param seconds: intervals of the trial, ``[{"t": s, "done": n}, …]``.
     """
@@ -119,6 +120,7 @@ class Sample:
     members: dict[str, int] = field(default_factory=dict)
     health: Health = field(default_factory=Health)
     void: list[str] = field(default_factory=list)
+    broke: bool = False
     notes: list[str] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
     series: list[dict] = field(default_factory=list)

@@ -81,6 +81,14 @@ def conclude(
     hints = _hints(history, series)
     for since in sorted({change.since for change in fresh}):
         hints += _beside(history, since)
+    gone = [] if worse else changes.without_a_figure(history, series, n)
+    if gone:
+        return Night(
+            COULD_NOT_TELL,
+            f"Could not tell: tonight there is no figure of {', '.join(gone)}, and the sound run "
+            "before had them.",
+            fresh, known, hints,
+        )  # fmt: skip
     if worse:
         return Night(REGRESSION, "; ".join(map(str, worse)) + ".", fresh, known, hints)
     if fresh:

@@ -34,6 +34,13 @@ def look(pair: Pair, profile: Profile, crew: Crew) -> tuple[dict[str, Mapping[st
         vip = getattr(pair, name)
         found[vip.role] = _plain(vip, crew)
         sides[name] = _beside(vip, profile, crew)
+    lengths = {role: answer["length"] for role, answer in found.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{n} bytes through the {role} VIP" for role, n in lengths.items())
+        raise errors.TargetFailed(
+            f"The VIPs do not serve the same object: {told}.",
+            remedy="Put the same members behind both, or name objects of one size.",
+        )
     return found, dataclasses.replace(pair, **sides)
 
 

@@ -20,6 +20,8 @@ from .model import Stage
 
 #: Seconds between two trials: connections are opened, processes are told.
 TRIAL_OVERHEAD = 0.2
+#: Of a request that a probe keeps: up to six times, which compress to about half.
+RAW_BYTES = 24
 #: Seconds to start agents and locust.
 START_OVERHEAD = 8.0
 #: iperf3 starts a process and talks to its server before and after.
@@ -68,6 +70,15 @@ class Profile:
         asked = (stage.parameters.get("object") for stage in self.stages)
         return tuple(sorted({size for size in asked if size is not None}))
 
+    @property
+    def room(self) -> int:
+        """What its probes keep of every request at most, compressed, bytes."""
+        kept = sum(
+            stage.most * 4 * stage.seconds * float(stage.parameters.get("rate", 0))
+            for stage in self.stages
+        )
+        return int(kept * RAW_BYTES)
+
     def most_seconds(self) -> float:
         """The longest this profile can take, s."""
         return START_OVERHEAD + sum(
@@ -82,7 +93,8 @@ def overhead(stage: Stage) -> float:
     if stage.engine == "connections-held":
         # They are opened at a stated rate, and may take five seconds more.
         wanted = stage.parameters.get("connections", 1000)
-        return TRIAL_OVERHEAD + wanted / stage.parameters.get("opening", 2000.0) + 5.0
+        opened = wanted / stage.parameters.get("opening", 2000.0)
+        return TRIAL_OVERHEAD + opened + 5.0
     if stage.engine == "rate-search":
         # The trial that is under way when its time is up is finished.
         return TRIAL_OVERHEAD + stage.parameters.get("trial", 1.0) + 1.0
@@ -204,6 +216,12 @@ def _check(profile: Profile, origin: str) -> None:
             raise errors.BadProfile(
                 f"{origin}, stage {stage.name}: most ({stage.most}) is less than least "
                 f"({stage.blocks})."
+            )
+        highest = stage.parameters.get("highest")
+        if highest is not None and stage.parameters.get("lowest", 0) >= highest:
+            raise errors.BadProfile(
+                f"{origin}, stage {stage.name}: lowest ({stage.parameters['lowest']:g}) is not "
+                f"below highest ({highest:g})."
             )
         if stage.load and not rate_seen:
             raise errors.BadProfile(

@@ -21,10 +21,10 @@ from .model import CANDIDATE, REFERENCE
 
 
 def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
-    url = urlsplit(text)
     try:
+        url = urlsplit(text)
         return bool(url.scheme in schemes and url.hostname and url.port != 0)
-    except ValueError:  # a port that is no number
+    except ValueError:  # a port that is no number, an address in brackets that is none
         return False
 
 

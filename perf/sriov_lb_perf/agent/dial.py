@@ -148,6 +148,7 @@ def run_dial(job: dict, link) -> dict:
     if unanswered:
         failed["no answer in time"] += unanswered
     return {
+        "begin_ns": begin,
         "window_s": (planned_end - warm_ns) / 1e9,
         "planned": total - first,
         "unsent_by_own_fault": own,

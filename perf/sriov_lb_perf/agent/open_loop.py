@@ -128,9 +128,10 @@ def run_open(job: dict, link) -> dict:
                 return
             software, hardware, key = read_stamp(ancillary)
             if key is None or key != (posted[fd] - 1) & 0xFFFFFFFF:
-                continue  # of a request that is over, or a retransmission's
+                continue  # of a request that is over
             old = tx.get(fd, (0, 0))
-            tx[fd] = (software or old[0], hardware or old[1])
+            # A segment that is sent again is stamped again under the same key: the first counts.
+            tx[fd] = (old[0] or software, old[1] or hardware)
 
     retry = collections.deque()
     opening = {}  # fd -> socket whose connection is under way
@@ -259,6 +260,7 @@ def run_open(job: dict, link) -> dict:
                 sock.close()
             poller.close()
     return {
+        "begin_ns": begin,
         "window_s": (planned_end - warm_ns) / 1e9,
         "planned": total - first,
         "unsent_by_own_fault": own,

@@ -220,6 +220,7 @@ def run_udp(job: dict, link) -> dict:
             sock.close()
             poller.close()
     return {
+        "begin_ns": begin,
         "window_s": (planned_end - warm_ns) / 1e9,
         "planned": total - first,
         "unsent_by_own_fault": own,

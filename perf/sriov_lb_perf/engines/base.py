@@ -246,6 +246,10 @@ def failures(reports: Iterable[Mapping]) -> dict[str, int]:
         for what, count in (report.get("events") or {}).items():
             if what in ("error: reset", "error: connect"):
                 total[what[7:]] = total.get(what[7:], 0) + count
+            # In a closed loop a request is under way on every connection, always.
+            if what == "closed by the target" and "requests" in report:
+                words = "closed without an answer"
+                total[words] = total.get(words, 0) + count
         if report.get("unanswered"):
             total["unanswered for 1 s"] = total.get("unanswered for 1 s", 0) + report["unanswered"]
     return total
@@ -258,6 +262,8 @@ def members(reports: Iterable[Mapping]) -> dict[str, int]:
         for variant in report.get("variants") or ():
             head = variant["head"]
             text = "(not told apart)" if head is None else head.split("\n", 1)[0][:60]
+            if variant.get("length") is not None:
+                text += f" [{variant['length']} bytes]"
             total[text] = total.get(text, 0) + variant["count"]
     return total
 

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 from .. import errors
-from ..model import Health, Metric, Sample, Stage, Trial
+from ..agent import hold
+from ..model import Metric, Sample, Stage, Trial
 from ..targets import Pair
 from .base import (
     Crew,
@@ -54,14 +56,6 @@ class _Swarmed:
         """Seconds a trial may take beside its own."""
         return 0.0
 
-    @staticmethod
-    def _judge(health: Health, reports, failed, good, crew: Crew) -> list[str]:
-        return [
-            *health.bottleneck,
-            *generator_faults(reports),
-            *failed_share_void(failed, good, crew.limits),
-        ]
-
     def _counted(self, what: str, trial: Trial, crew: Crew, started: float, report) -> Sample:
         """A closed loop's sample; its rate is the workers' counts ``what`` over their windows."""
         reports = report.reports
@@ -70,6 +64,7 @@ class _Swarmed:
         health = health_of(reports, crew.limits)
         rate = sum(each[what] / each["window_s"] for each in reports.values())
         unsteady, note = _unsteady(report.ticks, rate, crew.limits.steady)
+        failing = failed_share_void(failed, good, crew.limits)
         return Sample(
             trial=trial,
             started=started,
@@ -80,7 +75,8 @@ class _Swarmed:
             failed=failed,
             members=members(reports.values()),
             health=health,
-            void=[*self._judge(health, reports, failed, good, crew), *unsteady],
+            void=[*health.bottleneck, *generator_faults(reports), *failing, *unsteady],
+            broke=bool(failing),
             notes=[*_means(reports), *note],
             series=_series(report.ticks, "done"),
         )
@@ -207,7 +203,8 @@ class ConnectionsHeld(_Swarmed):
 
     def _beside(self, stage: Stage) -> float:
         wanted = stage.parameters.get("connections", 1000)
-        return wanted / float(stage.parameters.get("opening", 2000.0)) + 15.0
+        asking = math.ceil(wanted / hold.AT_ONCE) * hold.PATIENCE_NS / 1e9
+        return wanted / float(stage.parameters.get("opening", 2000.0)) + 15.0 + asking
 
     def measure(self, trial: Trial, pair: Pair, crew: Crew) -> Sample:
         stage, parameters = trial.stage, trial.stage.parameters

@@ -16,6 +16,7 @@ from ..model import Metric, Sample, Stage, Trial
 from ..targets import Pair, Target
 from .base import (
     Crew,
+    Limits,
     failed_share_void,
     failures,
     generator_faults,
@@ -29,11 +30,30 @@ from .base import (
 
 DEFAULT_PERCENTILES = (50, 90, 99, 99.9)
 CALIBRATION = 0.4  # s, to find out which stamps each path offers
+LONGER = 0.5  # s, by which the load beside a probe outlasts its schedule
 
 
 def unpack(text: str) -> np.ndarray:
     """The agent's raw times: int64 ns, -1 where there is none."""
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype="<i8").astype(np.int64)
+
+
+def _not_offered(trial: Trial, report: Mapping, load: Mapping, limits: Limits) -> list[str]:
+    """Why the load beside a probe was not there, or not all the while; void reasons.
+
+    :param report: of the probe. :param load: of the load from the same machine, so both times are
+        of one clock.
+    """
+    found = []
+    ends = report["begin_ns"] + trial.stage.trial_seconds * 1e9
+    if load["begin_ns"] + (trial.stage.trial_seconds + LONGER) * 1e9 < ends:
+        found.append("the background load ended before the probe did")
+    if load["unsent_by_own_fault"] > limits.missed * load["planned"]:
+        found.append(
+            f"of the background load {load['unsent_by_own_fault']} of {load['planned']} requests "
+            "were not sent although connections were free"
+        )
+    return found
 
 
 #: Whose clocks a request's own time is between: (sent, answered).
@@ -208,7 +228,7 @@ class LatencyProbe:
 
     def _begin_background(self, trial: Trial, url: str, crew: Crew) -> int:
         stage = trial.stage
-        seconds = stage.trial_seconds + 0.5
+        seconds = stage.trial_seconds + LONGER
         jobs = crew.jobs(
             {
                 "job": "open",
@@ -263,14 +283,18 @@ class LatencyProbe:
                     f"the generator's own lag (p99 {health.lag_p99 / 1e3:.0f} us) is too large "
                     f"beside the reported p99 ({p99 / 1e3:.0f} us)"
                 )
+        broke = []
         if loaded is not None:
-            wanted = trial.rate * (trial.stage.seconds + 0.5)
+            wanted = trial.rate * (trial.stage.seconds + LONGER)
             got = sum(each["answered"] for each in loaded.reports.values())
             if got < 0.99 * wanted:
                 notes.append("the background load was not fully answered in time")
             beside = health_of(loaded.reports, crew.limits)
             void += [f"background load: {what}" for what in beside.bottleneck]
             health.details += beside.details
+            void += _not_offered(trial, report, loaded.reports[name], crew.limits)
+            broke = failed_share_void(failures(loaded.reports.values()), got, crew.limits)
+            void += [f"background load: {what}" for what in broke]
         minimum = histogram.minimum
         return Sample(
             trial=trial,
@@ -288,6 +312,7 @@ class LatencyProbe:
                 "lag": Histogram.of(np.maximum(lag, 0)),
             },
             failed=failures([report]),
+            broke=bool(broke),
             members=members([report]),
             health=health,
             void=void,
@@ -357,5 +382,7 @@ class ConnectProbe(LatencyProbe):
         # A connection that did not come up is infinitely late already; what came on one is not
         # part of that time, and must be good all the same.
         wrong = {k: n for k, n in report["failed"].items() if not k.startswith("connect:")}
-        sample.void += failed_share_void(wrong, sample.requests, crew.limits)
+        failing = failed_share_void(wrong, sample.requests, crew.limits)
+        sample.void += failing
+        sample.broke = bool(failing)
         return sample

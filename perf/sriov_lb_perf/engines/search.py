@@ -242,7 +242,7 @@ class RateSearch(_Swarmed):
             width=float(parameters.get("width", 0.02)),
             seconds=stage.seconds,
         )
-        void, notes = [], []
+        void = []
         if found.ended:
             void.append(found.ended)
         if math.isnan(found.rate):
@@ -250,7 +250,10 @@ class RateSearch(_Swarmed):
         if found.trouble:
             void.append(f"in a trial that missed the goal {found.trouble}")
         if found.high is None and not found.ended:
-            notes.append(f"the goal is met at the highest rate tried ({highest:g}/s)")
+            void.append(
+                f"the goal is met at the highest rate tried ({highest:g}/s): the profile is the "
+                "limit"
+            )
         return Sample(
             trial=trial,
             started=started,
@@ -259,7 +262,6 @@ class RateSearch(_Swarmed):
             values={"rate": found.rate},
             health=health_of(reports, crew.limits),
             void=void,
-            notes=notes,
             series=found.trials,
             raw={"search": found.trials},
         )

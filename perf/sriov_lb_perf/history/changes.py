@@ -8,7 +8,9 @@ change counts when enough runs stand after it and it is large enough to matter.
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +32,7 @@ class Change:
     :param metric: such as ``latency.p50``.
     :param what: ``ratio`` (SR-IOV over normal), ``sriov`` or ``normal``.
     :param since: number of the first run after the change; ``run`` is its id.
-    :param before: mean of the group before, ``after``: of the group after.
+    :param before: median of the group before, ``after``: of the group after.
     """
 
     metric: str
@@ -83,7 +85,7 @@ def partition(values: Sequence[float]) -> list[int]:
 def find(
     points: Sequence[Point], what: str, *, least_change: float, confirm: int = CONFIRM
 ) -> list[tuple[Point, float, float]]:
-    """(first point after, mean before, mean after) of each change in a series.
+    """(first point after, median before, median after) of each change in a series.
 
     Only sound runs with a finite figure take part.
 
@@ -97,24 +99,26 @@ def find(
     values = [getattr(point, what) for point in good]
     if len(values) < LEAST:
         return []
-    # A group of a night or two is an odd night, not a level: it is left to the group before.
-    edges = [0]
-    for start in [*partition(values), len(values)]:
-        if start - edges[-1] >= confirm:
-            edges.append(start)
-        elif start == len(values):
-            edges[-1] = start
+    edges = [0, *partition(values), len(values)]
+    # A group of a night or two is no level but an odd night: without it, look again.
+    while odd := {
+        at
+        for start, end in itertools.pairwise(edges)
+        if end - start < confirm
+        for at in range(start, end)
+    }:
+        good = [point for at, point in enumerate(good) if at not in odd]
+        values = [getattr(point, what) for point in good]
+        if len(values) < LEAST:
+            return []
+        edges = [0, *partition(values), len(values)]
     found = []
     for i in range(1, len(edges) - 1):
-        before = _mean(values[edges[i - 1] : edges[i]])
-        after = _mean(values[edges[i] : edges[i + 1]])
+        before = statistics.median(values[edges[i - 1] : edges[i]])
+        after = statistics.median(values[edges[i] : edges[i + 1]])
         if abs(math.log(after / before)) >= math.log1p(least_change):
             found.append((good[edges[i]], before, after))
     return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def of_series(
@@ -136,6 +140,21 @@ def of_series(
                 )
             ]  # fmt: skip
     return found
+
+
+def without_a_figure(history: History, series: str, n: int) -> list[str]:
+    """Titles of the metrics that the sound run before run ``n`` had a ratio of, and this one has
+    not: the VIP failed, was not measured, or too few blocks of it are left."""
+    gone = []
+    for metric in history.metrics(series):
+        points = [point for point in history.points(series, metric["metric"]) if point.sound]
+        mine = [point for point in points if point.n == n]
+        before = [point for point in points if point.n < n]
+        newest = history.sound_before(n)
+        had = before and before[-1].n == newest and math.isfinite(before[-1].ratio)
+        if had and not (mine and math.isfinite(mine[0].ratio)):
+            gone.append(metric["title"])
+    return gone
 
 
 def sound_runs(history: History, series: str) -> int:

@@ -264,15 +264,20 @@ class History:
         rows = self._rows("SELECT name, value FROM fact WHERE run = ? ORDER BY name", [n])
         return {row["name"]: row["value"] for row in rows}
 
-    def changed_with(self, n: int) -> list[tuple[str, str, str]]:
-        """What else was another one in run ``n`` than in the sound run before it of its series:
-        (fact, before, after)."""
-        before = self._rows(
+    def sound_before(self, n: int) -> int | None:
+        """The number of the sound run before run ``n`` in its series."""
+        found = self._rows(
             "SELECT n FROM run WHERE series = (SELECT series FROM run WHERE n = ?) AND n < ? "
             "AND sound ORDER BY n DESC LIMIT 1",
             [n, n],
         )
-        was, now = self.facts(before[0]["n"]) if before else {}, self.facts(n)
+        return found[0]["n"] if found else None
+
+    def changed_with(self, n: int) -> list[tuple[str, str, str]]:
+        """What else was another one in run ``n`` than in the sound run before it of its series:
+        (fact, before, after)."""
+        before = self.sound_before(n)
+        was, now = self.facts(before) if before else {}, self.facts(n)
         if not was or not now:
             return []
         return [
@@ -332,8 +337,11 @@ class History:
                     "SELECT 1 FROM change JOIN run AS a ON a.n = change.since WHERE "
                     "change.series = ? AND metric = ? AND what = ? AND (SELECT COUNT(*) FROM run "
                     "WHERE run.series = change.series AND run.n > MIN(a.n, ?) AND run.n <= "
-                    "MAX(a.n, ?)) <= 2",
-                    [series, each["metric"], each["what"], each["since"], each["since"]],
+                    "MAX(a.n, ?)) <= 2 AND (change.after > change.before) = (? > ?)",
+                    [
+                        series, each["metric"], each["what"], each["since"], each["since"],
+                        each["after"], each["before"],
+                    ],
                 ).fetchone()
                 if near:
                     continue

@@ -62,16 +62,18 @@ def write_atomically(path: Path, data: bytes) -> None:
 ROOM = 64 << 20
 
 
-def require_room(folder: Path) -> None:
+def require_room(folder: Path, more: int = 0) -> None:
     """Before anything is made: a disk that is nearly full would end the run in its middle.
 
-    :raises EngineFailed: less than :data:`ROOM` is free where ``folder`` is or will be.
+    :param more: bytes that its raw data may take beside :data:`ROOM`.
+    :raises EngineFailed: less is free where ``folder`` is or will be.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    if free < ROOM:
+    needed = ROOM + more
+    if free < needed:
         raise errors.EngineFailed(
-            f"The disk of {folder} has {free >> 20} MiB free; a run may take {ROOM >> 20} MiB.",
+            f"The disk of {folder} has {free >> 20} MiB free; a run may take {needed >> 20} MiB.",
             remedy="Free disk space, or name another folder with --artifacts. Nothing was started.",
         )
 

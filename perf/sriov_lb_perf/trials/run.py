@@ -100,8 +100,13 @@ def background_rate(stage: Stage, runs: Sequence[StageRun]) -> float | None:
         raise errors.BadProfile(
             f"Stage {stage.name!r} needs a measured request rate and there is none."
         )
+    # A rate that the generator limited is no maximum of the VIP; without any other it has to do.
+    good = [s for s in rates[-1].samples if not s.void]
     medians = [
-        statistics.median(s.values["rate"] for s in rates[-1].samples if s.trial.side == side)
+        statistics.median(
+            [s.values["rate"] for s in good if s.trial.side == side]
+            or [s.values["rate"] for s in rates[-1].samples if s.trial.side == side]
+        )
         for side in SIDES
     ]
     rate = stage.load * min(medians)

@@ -220,7 +220,7 @@ def test_a_whole_comparison_can_hold_all_of_them(bed, client, profile_of, tmp_pa
     } <= measured, measured  # fmt: skip
     search = next(t for t in outcome.document["trials"] if t["stage"] == "search")
     assert search["values"]["rate"] == pytest.approx(400)
-    assert any("met at the highest rate tried" in note for note in search["notes"])
+    assert any("met at the highest rate tried" in reason for reason in search["void"])
     assert np.isfinite(search["window"])
 
 

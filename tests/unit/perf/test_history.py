@@ -102,6 +102,22 @@ def test_one_odd_night_is_a_hint_and_no_change():
     assert changes.odd_night(points(noisy(40)), "ratio") is None
 
 
+@pytest.mark.parametrize("after", [1, 2, 3, 10])
+def test_an_odd_night_starts_no_change_whatever_comes_after_it(after):
+    values = noisy(30 + after, spread=0.01)
+    values[29] *= 0.5
+    assert changes.find(points(values), "ratio", least_change=0.02) == []
+
+
+def test_an_odd_night_just_before_a_change_is_not_its_beginning():
+    values = noisy(40, spread=0.01)
+    values[24] *= 1.6
+    values[25:] *= 0.8
+    ((first, before, after),) = changes.find(points(values), "ratio", least_change=0.02)
+    assert first.n == 25
+    assert after / before == pytest.approx(0.8, rel=0.02)
+
+
 def test_runs_that_are_not_sound_take_no_part():
     values = noisy(60)
     values[40:50] *= 0.5
@@ -134,6 +150,35 @@ def test_a_regression_is_told_once_with_metric_run_and_size(path, night_of, tmp_
     sentence = told[when[0]].sentence
     assert re.search(r"regression: .* -1\d\.\d %|regression: .* \+\d\d\.\d %", sentence), sentence
     assert re.search(r"since run night-002[3-7]", sentence), sentence
+
+
+@pytest.mark.parametrize("how", ["no ratio", "not measured"])
+def test_a_figure_that_is_gone_is_not_nothing_moved(path, night_of, tmp_path, how):
+    with nightly.held(path) as history:
+        for number in range(8):
+            made = night_of(number)
+            night = nightly.conclude(history, made, tmp_path)
+        assert night.status == nightly.NOTHING_MOVED
+        last = night_of(8)
+        tested = [metric for metric in last["metrics"] if metric["tested"]]
+        tested[0]["ratio"] = None
+        if how == "not measured":
+            last["metrics"].remove(tested[0])
+        night = nightly.conclude(history, last, tmp_path)
+    assert night.status == nightly.COULD_NOT_TELL
+    assert f"there is no figure of {tested[0]['title']}" in night.sentence
+
+
+def test_a_regression_near_an_improvement_is_another_change(path, night_of, tmp_path):
+    change = {"metric": "requests.rate", "what": "ratio", "since": 3, "before": 1.0, "after": 1.2}
+    with nightly.held(path) as history:
+        for number in range(6):
+            history.add(night_of(number), tmp_path, "s")
+        assert history.add_changes("s", [change], 5) == [change]
+        moved = {**change, "since": 4}
+        assert history.add_changes("s", [moved], 6) == []
+        worse = {**change, "since": 5, "before": 1.2, "after": 0.9}
+        assert history.add_changes("s", [worse], 6) == [worse]
 
 
 def test_an_improvement_is_told_and_is_no_regression(path, night_of, tmp_path):
@@ -380,6 +425,29 @@ def test_bad_options_are_refused_in_words(options, words, monkeypatch, tmp_path)
     assert done.exit_code == 2
     assert words in done.output
     assert "Traceback" not in done.output
+
+
+def test_an_error_nobody_expected_is_no_regression(monkeypatch):
+    def broken(*_arguments):
+        raise RuntimeError("what is this")
+
+    monkeypatch.setattr(store, "load", broken)
+    done = run("report", ".")
+    assert done.exit_code == 2 and "this is a bug" in done.output
+
+
+def test_a_site_that_cannot_be_written_hides_no_regression(monkeypatch, made_run, path, tmp_path):
+    outcome = made_run(ratio=1.5)
+    monkeypatch.setattr(cli, "_compare", lambda options: outcome)
+    told = nightly.Night(nightly.REGRESSION, "regression: something.")
+    monkeypatch.setattr(nightly, "conclude", lambda *a, **k: told)
+
+    def full(*_arguments):
+        raise errors.EngineFailed("No space left on device")
+
+    monkeypatch.setattr(nightly, "publish", full)
+    done = run("nightly", "--history", str(path), "--site", str(tmp_path / "site"))
+    assert done.exit_code == 1 and "site was not published: No space left" in done.output
 
 
 def test_thresholds_decide_the_exit_status(made_run):

@@ -11,7 +11,7 @@ import pytest
 
 from sriov_lb_perf import errors, preflight, profiles
 from sriov_lb_perf.clients import Client, Generator, LocalHost
-from sriov_lb_perf.targets import Pair, Target
+from sriov_lb_perf.targets import Pair, Target, at_path
 from sriov_lb_perf.trials.run import run_profile
 
 HERE = Client("here", "local")
@@ -162,6 +162,14 @@ def test_a_stage_that_may_be_left_out_is_with_its_reason(crew, server, mute, mon
             runs=runs, listener=lambda *_: None,
         )  # fmt: skip
     assert "answers none of 10 datagrams" in runs[0].skipped and runs[0].samples == []
+
+
+def test_vips_that_serve_objects_of_two_sizes_are_no_pair(crew, server, response):
+    server.answer = lambda request: response(200, b"x" * (64 if b"/one" in request else 8192))
+    pair = pair_of(server)
+    one = dataclasses.replace(pair.reference, url=at_path(pair.reference.url, "/one"))
+    with pytest.raises(errors.TargetFailed, match="64 bytes through the normal VIP, 8192 bytes"):
+        preflight.look(dataclasses.replace(pair, reference=one), profile_of("udp"), crew)
 
 
 def test_a_vip_that_answers_503_is_no_target_at_all(crew, server, response):

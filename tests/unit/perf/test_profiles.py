@@ -70,6 +70,19 @@ def test_a_profile_that_cannot_be_run_is_refused_in_words(data, path, value, wor
         profiles.from_mapping(change(data, path, value), "mine")
 
 
+def test_the_room_that_raw_times_take_is_known_before():
+    room = {name: profiles.load(name).room for name in ("smoke", "standard", "soak")}
+    assert room["smoke"] < room["standard"] < 64 << 20 < room["soak"]
+
+
+def test_a_search_has_room_to_search():
+    every = copy.deepcopy(profiles.load("engines").source)
+    (search,) = [stage for stage in every["stages"] if stage["engine"] == "rate-search"]
+    search["parameters"]["lowest"] = search["parameters"]["highest"]
+    with pytest.raises(errors.BadProfile, match="stage search: lowest .20000. is not below"):
+        profiles.from_mapping(every, "mine")
+
+
 def test_iperf3_takes_whole_seconds(data):
     stage = {"name": "b", "title": "B", "engine": "iperf3", "seconds": 1.5, "warmup": 0}
     stage["blocks"] = 1

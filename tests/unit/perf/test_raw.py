@@ -71,3 +71,5 @@ def test_a_disk_without_room_is_refused(tmp_path, monkeypatch, free):
         store.require_room(tmp_path / "not" / "there" / "yet")
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage._replace(free=store.ROOM))
     store.require_room(tmp_path)
+    with pytest.raises(errors.EngineFailed, match="may take 65 MiB"):
+        store.require_room(tmp_path, 1 << 20)

@@ -214,6 +214,29 @@ def test_members_that_differ_fail_a_gate(made_run, fake_engine):
     assert [gate.name for gate in failed] == ["members"]
     assert not outcome.document["verdict"]["sound"]
     assert "not used for trends" in outcome.analysis.sentence
+    # And nothing is claimed: it is not the port that differs.
+    tested = [m for m in outcome.analysis.metrics if m.metric.claim]
+    assert {m.finding.verdict for m in tested} == {verdict.UNCLEAR}
+
+
+@pytest.mark.parametrize(("sides", "passed"), [("B", False), ("AB", True)])
+def test_a_vip_is_not_judged_by_the_blocks_in_which_it_did_not_fail(
+    made_run, fake_engine, sides, passed
+):
+    engine = fake_engine(ratio=1.5)
+    measure = engine.measure
+
+    def failing(trial, pair, crew):
+        sample = measure(trial, pair, crew)
+        if trial.block < 2 and trial.side in sides:
+            sample.void, sample.broke = ["7 of 100 requests failed (7 x reset)"], True
+        return sample
+
+    engine.measure = failing
+    outcome = made_run(engine=engine)
+    gates = [gate for gate in outcome.analysis.gates if gate.name.endswith("trials")]
+    assert {gate.passed for gate in gates} == {passed}
+    assert ("through VIP B alone" in gates[0].text) is not passed
 
 
 def test_a_generator_at_its_limit_supports_no_claim(made_run, fake_engine):

@@ -8,9 +8,10 @@ import math
 import pytest
 
 from sriov_lb_perf import errors, profiles, targets
+from sriov_lb_perf.engines.base import Limits, failures, members
 from sriov_lb_perf.engines.iperf import sample_of
 from sriov_lb_perf.engines.load import ConnectionRate, Goodput, RequestRate, TlsRate, _unsteady
-from sriov_lb_perf.engines.probe import ConnectProbe, LatencyProbe
+from sriov_lb_perf.engines.probe import ConnectProbe, LatencyProbe, _not_offered
 from sriov_lb_perf.model import Trial
 from sriov_lb_perf.targets import Pair, Target
 from sriov_lb_perf.trials.blocks import complete_blocks
@@ -130,6 +131,36 @@ def test_a_profile_says_what_it_needs():
     assert full.sizes == (1024, 2048, 4096, 16384, 65536, 262144)
     assert full.limits.steady == 0.05 and full.limits.failed == 0.00001
     assert profiles.load("smoke").needs == {"large"} and profiles.load("smoke").sizes == ()
+
+
+# --- what counts as failed ----------------------------------------------------------------------
+
+
+def test_a_connection_closed_in_a_closed_loop_took_a_request_with_it():
+    closed = {"requests": 100, "events": {"closed by the target": 3, "error: reset": 1}}
+    assert failures([closed]) == {"closed without an answer": 3, "reset": 1}
+    # In an open loop such a request is infinitely late, and counted there.
+    assert failures([{"answered": 100, "events": {"closed by the target": 3}}]) == {}
+
+
+def test_bodies_of_another_length_are_other_responses():
+    def of(length):
+        return members([{"variants": [{"head": "member", "length": length, "count": 2}]}])
+
+    assert of(64) == {"member [64 bytes]": 2} and of(64) != of(8192)
+
+
+def test_a_load_that_ended_early_or_was_not_sent_supports_no_claim(stage_of):
+    trial = Trial(1, stage_of(seconds=1.0, warmup=0.2), "A", 0, 0, 500.0)
+    probe = {"begin_ns": 2 * 10**9}
+    fine = {"begin_ns": 18 * 10**8, "unsent_by_own_fault": 0, "planned": 850}
+
+    def said(**more):
+        return " ".join(_not_offered(trial, probe, {**fine, **more}, Limits()))
+
+    assert said() == ""
+    assert "ended before the probe" in said(begin_ns=14 * 10**8)
+    assert "40 of 850 requests were not sent" in said(unsent_by_own_fault=40)
 
 
 # --- iperf3 -------------------------------------------------------------------------------------
