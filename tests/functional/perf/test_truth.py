@@ -131,6 +131,23 @@ def test_a_stop_of_200_ms_is_seen_by_the_open_loop_and_missed_by_the_closed_one(
     assert slow / len(naive) < late / 3, (slow, len(naive), late)
 
 
+def test_a_request_that_is_sent_again_is_timed_from_the_first_time(bed, normal, generator):
+    """Every 40th segment with a request is lost. Linux sends it again after 200 ms at least, so
+    that long it took, by whatever clock."""
+    job = {
+        "job": "open", "url": normal, "connections": 16, "warmup": 0.2, "stamps": True,
+        "schedule": [[300, 300, 1.7]],
+    }  # fmt: skip
+    with bed.losing(80, 40):
+        report = generator.job(job, seconds=3.0)
+    times = Times(report["raw"])
+    own, stamped = times.done - times.sent, times.kernel >= 0
+    again = times.answered & stamped & (own > 190e6)
+    assert again.sum() >= 5, "nothing was lost: the test shows nothing"
+    # Not later than the user's clock has it, and not much earlier: nothing is hidden.
+    assert (times.kernel[again] > 190e6).all(), sorted(times.kernel[again])[:5]
+
+
 def conversations(path) -> list[tuple[int, int]]:
     """(time of a request, time of its answer), ns, of a capture of HTTP on one server port.
 

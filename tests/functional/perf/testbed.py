@@ -10,6 +10,7 @@ The namespaces are the only thing the host sees of it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -178,6 +179,19 @@ class TestBed:
             said += piece
         self.processes[f"tcpdump-{where}-{port}"] = process
         return process
+
+    @contextlib.contextmanager
+    def losing(self, port: int, each: int):
+        """Every ``each``-th segment with data from the client to a port is lost before haproxy."""
+        lost = f"tcp dport {port} meta length > 80 numgen inc mod {each} == 0 drop"
+        chain = f"chain in {{\ntype filter hook prerouting priority raw\n{lost}\n}}\n"
+        rule = f"table ip losing {{\n{chain}}}\n"
+        inside = ["ip", "netns", "exec", f"{self.prefix}-lb", "nft"]
+        subprocess.run([*inside, "-f", "-"], input=rule, text=True, check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*inside, "delete", "table", "ip", "losing"], check=True)
 
     def udp_echo(self, port: int, *, drop_each: int = 0) -> tuple[str, int]:
         """A UDP server that sends back what it gets, but for every ``drop_each``-th."""
