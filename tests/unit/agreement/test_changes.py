@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is concluded from a change that was watched; no network, no cloud."""
 
+import contextlib
 import time
 from types import SimpleNamespace
 
@@ -122,6 +123,53 @@ def test_a_reset_before_a_port_is_to_open_says_that_it_was_open():
     (early,) = findings(found, ["o"])
     assert "may not pass before that is asked for" in early
     assert Changes()._findings("A step", "lb", found, ["o"], [], refusing=["o"]) == []
+
+
+class Watched(Changes):
+    """A change of a load balancer that is not there, watched by a prober that saw ``witnesses``."""
+
+    def __init__(self, *texts):
+        stream = SimpleNamespace(sent=9, longest=0.1, total=0.1, first_ns=1, last_ns=1, served_ns=1)
+        self.found = report()
+        self.found.streams = {"allowed IPv4": stream}
+        self.found.witnesses = witnesses(*texts)
+        self.found.pcap, self.found.flows = None, {}
+        self.found.lag = SimpleNamespace(p99=0.0)
+        self.own = SimpleNamespace(
+            versions=(4,), syn=lambda *a: "SYN", vip=lambda version: "192.0.2.1",
+            bare=SimpleNamespace(name="lb"),
+        )  # fmt: skip
+        self.begin()
+        self.seen, self.kept = {}, []
+
+    @property
+    def client(self):
+        @contextlib.contextmanager
+        def prober(*_arguments, **_options):
+            yield SimpleNamespace(mark=lambda name: None, report=self.found)
+
+        vantage = SimpleNamespace(prober=prober, ask=lambda *a, **k: None)
+        return SimpleNamespace(vantage=vantage, allowed=lambda version: "192.0.2.2")
+
+    def keep(self, name, content):
+        self.kept.append(name)
+
+    def evidence(self, *paths):
+        pass
+
+
+def refuse():
+    raise OSError("Octavia said no")
+
+
+def test_what_a_prober_saw_outlives_a_change_that_breaks():
+    seen = Watched("SYN-ACK")
+    with pytest.raises(Broken, match="let in what may not pass.*(?s:.*)broke: Octavia said no"):
+        seen.change("A step", refuse, agree=False)
+    assert "change-01.txt" in seen.kept
+    with pytest.raises(OSError, match="Octavia said no"):
+        Watched().change("A step", refuse, agree=False)
+    assert Watched().change("A step", lambda: "done", agree=False) == "done"
 
 
 def test_what_breaks_later_takes_nothing_back():
