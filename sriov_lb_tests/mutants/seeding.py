@@ -3,13 +3,14 @@
 
 What is there is written to disk first, so that it can be put back whatever happens to the process:
 ``sriov-lb mutants --restore DIR``. One transaction puts a fault in, one takes it out; after that
-the ruleset reads the same, word for word, as before.
+the ruleset reads the same, word for word, as before (the elements of a set in whatever order).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -41,6 +42,17 @@ def tables_of(text: str) -> dict[str, str]:
             found[name] = ""
         found[name] += line
     return found
+
+
+def in_one_order(text: str) -> str:
+    """The text of a ruleset with the elements of each set sorted: the kernel lists those of a set
+    without intervals as its hash has them, and the hash has another seed after each load."""
+
+    def ordered(found: re.Match[str]) -> str:
+        return "{ " + ", ".join(sorted(re.split(r",\s+", found[1]))) + " }"
+
+    # Elements stand on the line of the brace; what a chain or table holds, on lines of its own.
+    return re.sub(r"\{ ([^{}]*?) \}", ordered, text)
 
 
 @dataclass
@@ -141,7 +153,8 @@ class Seeder:
     def _plain(self) -> str:
         """Every table's text without counters."""
         blocks = tables_of(self.amphora.nft("-s", "list", "ruleset"))
-        return "".join(text for name, text in blocks.items() if not ours(name.split()[1]))
+        mine = (text for name, text in blocks.items() if not ours(name.split()[1]))
+        return in_one_order("".join(mine))
 
     def _settings(self) -> dict[str, str]:
         text = self.amphora.within("sh", "-c", SETTINGS).stdout
