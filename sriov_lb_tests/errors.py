@@ -264,6 +264,8 @@ class CommandFailed(GuestError):
 class RulesDoNotLoad(CommandFailed):
     """An amphora's file of rules is one that nft refuses, so its next reboot has no rules."""
 
+    remedy = "Let Octavia write the rules again: change one of the listeners."
+
 
 # --- the wire ----------------------------------------------------------------------------
 
