@@ -95,10 +95,14 @@ def test_what_a_probe_is_called():
     assert str(tcp_syn(VIP, 80).at("10.0.0.1")).endswith("from 10.0.0.1")
 
 
+#: With both addresses: scapy asks the network for one that is not given.
+LOCAL = Ether(src="02:00:00:00:00:02", dst="02:00:00:00:00:01")
+
+
 def back(packet, source=VIP, destination=SOURCE):
     if ":" in source:
-        return bytes(Ether() / IPv6(src=source, dst=destination) / packet)
-    return bytes(Ether() / IP(src=source, dst=destination) / packet)
+        return bytes(LOCAL / IPv6(src=source, dst=destination) / packet)
+    return bytes(LOCAL / IP(src=source, dst=destination) / packet)
 
 
 def fate(probe, answer):
@@ -169,14 +173,14 @@ def test_udp_echo_and_neighbours():
     probe = udp(VIP, 53, source=SOURCE)
     assert fate(probe, back(UDP(sport=53, dport=31234) / Raw(b"x")))[1] == "UDP answer"
     assert fate(probe, back(UDP(sport=54, dport=31234) / Raw(b"x"))) is None
-    request = bytes(Ether() / ARP(op=1, psrc=SOURCE, pdst=VIP))
-    reply = bytes(Ether() / ARP(op=2, psrc=VIP, pdst=SOURCE))
+    request = bytes(LOCAL / ARP(op=1, psrc=SOURCE, pdst=VIP))
+    reply = bytes(LOCAL / ARP(op=2, psrc=VIP, pdst=SOURCE))
     assert read(request, 1, reply).sender == VIP
     assert read(request, 1, request) is None
-    question = bytes(Ether() / IPv6(src=SOURCE6, dst=VIP6) / ICMPv6ND_NS(tgt=VIP6))
-    answer = bytes(Ether() / IPv6(src=VIP6, dst=SOURCE6) / ICMPv6ND_NA(tgt=VIP6))
+    question = bytes(LOCAL / IPv6(src=SOURCE6, dst=VIP6) / ICMPv6ND_NS(tgt=VIP6))
+    answer = bytes(LOCAL / IPv6(src=VIP6, dst=SOURCE6) / ICMPv6ND_NA(tgt=VIP6))
     assert read(question, 1, answer).text == "neighbour advertisement"
-    other = bytes(Ether() / IPv6(src=VIP6, dst=SOURCE6) / ICMPv6ND_NA(tgt="2001:db8::7"))
+    other = bytes(LOCAL / IPv6(src=VIP6, dst=SOURCE6) / ICMPv6ND_NA(tgt="2001:db8::7"))
     assert read(question, 1, other) is None
 
 

@@ -115,7 +115,7 @@ def test_our_own_frames_are_no_answers():
     assert ping.fate is Fate.SILENT
     question = Ether(ping.frames[0])
     reply = (
-        Ether()
+        Ether(dst="02:00:00:00:00:01")
         / IP(src=VIP, dst="198.51.100.9")
         / ICMP(type=0, id=question[ICMP].id, seq=question[ICMP].seq)
     )

@@ -167,7 +167,7 @@ def test_a_router_s_word_is_no_passage(tmp_path):
         if packet[IP].src == ALLOWED:
             return Target(ALLOWED)(frame)
         error = IP(src="198.51.100.1", dst=DENIED) / ICMP(type=3, code=13)
-        return [bytes(Ether() / error / bytes(packet[IP])[:28])]
+        return [bytes(Ether(dst="02:00:00:00:00:01") / error / bytes(packet[IP])[:28])]
 
     report = run(network, STREAMS, tmp_path, forbidden={"denied"})
     assert report.streams["denied"].answers == {"ICMP error": 20} and report.witnesses == []
