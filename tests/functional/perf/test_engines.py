@@ -45,7 +45,7 @@ def test_tls_handshakes_are_full_and_say_what_was_negotiated(bed, measured):
     target = Target("normal", plain, tls=secure)
     sample = measured(stage_of("tls-rate", concurrency=8), target, sides=REFERENCE)[REFERENCE]
     assert sample.values["rate"] > 20 and sample.failed == {}
-    assert set(sample.members) == {"member-1 " + "x" * 51}
+    assert set(sample.members) == {"member-1 " + "x" * 51 + " [64 bytes]"}
     handshakes, tcp = sample.histograms["tls"], sample.histograms["handshake"]
     # A full handshake with an RSA key costs the server more than a SYN does.
     assert handshakes.percentile(50) > tcp.percentile(50) > 0
@@ -154,7 +154,7 @@ def test_new_connections_are_timed_by_the_kernel(bed, measured):
     sample = measured(stage, target, sides=REFERENCE)[REFERENCE]
     assert sample.values["loss"] == 0.0 and sample.failed == {} and sample.requests == 150
     assert sample.notes == [make("connect-latency").clocks["kernel"]]
-    assert set(sample.members) == {"member-1 " + "x" * 51}
+    assert set(sample.members) == {"member-1 " + "x" * 51 + " [64 bytes]"}
     connect, first = sample.histograms["latency"], sample.histograms["first_byte"]
     assert 1_000 < connect.percentile(50) < first.percentile(50)
 

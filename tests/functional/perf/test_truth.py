@@ -68,7 +68,7 @@ def test_a_vip_compared_with_itself_is_not_called_different(
     assert len(stored["trials"]) == 40
     for trial in stored["trials"]:
         assert (outcome.folder / trial["raw"]["hlog"]["file"]).is_file()
-        assert set(trial["members"]) == {"member-1 " + "x" * 51}
+        assert set(trial["members"]) == {"member-1 " + "x" * 51 + " [64 bytes]"}
 
 
 @pytest.mark.series
