@@ -227,7 +227,7 @@ def run_udp(job: dict, link) -> dict:
         "failed": {},
         "events": dict(tally),
         "variants": [
-            {"head": f"{size} bytes", "length": size, "count": count}
+            {"head": "datagram", "length": size, "count": count}
             for size, count in heads.items()
         ],
         "stamps": dict(source),
