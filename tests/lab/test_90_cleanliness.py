@@ -93,7 +93,11 @@ def second(lab_class):
 def test_down_in_the_middle_of_up(second, before, host_state, wait):
     """`down` of a half-started lab: what `up` was doing ends with an error, and nothing stays."""
     command = [str(Path(sys.executable).parent / "sriov-lb-lab"), "--name", second.name, "up"]
-    up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    up = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # A shell that started these tests in the background had them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     for line in up.stdout:
         if "bootstrap:" in line:
             break
