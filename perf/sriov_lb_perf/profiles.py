@@ -93,8 +93,7 @@ def overhead(stage: Stage) -> float:
     if stage.engine == "connections-held":
         # They are opened at a stated rate, and may take five seconds more.
         wanted = stage.parameters.get("connections", 1000)
-        opened = wanted / stage.parameters.get("opening", 2000.0)
-        return TRIAL_OVERHEAD + opened + 5.0
+        return TRIAL_OVERHEAD + wanted / stage.parameters.get("opening", 2000.0) + 5.0
     if stage.engine == "rate-search":
         # The trial that is under way when its time is up is finished.
         return TRIAL_OVERHEAD + stage.parameters.get("trial", 1.0) + 1.0
@@ -152,12 +151,6 @@ def from_mapping(data: Any, origin: str) -> Profile:
     twice = sorted({name for name in given if given.count(name) > 1})
     if twice:
         raise errors.BadProfile(f"{origin}: stage name {', '.join(twice)} is used twice.")
-    for stage in stages:
-        if stage.engine == "iperf3" and (stage.seconds % 1 or stage.warmup % 1):
-            raise errors.BadProfile(
-                f"{origin}, stage {stage.name}: iperf3 takes whole seconds, and seconds is "
-                f"{stage.seconds:g}, warmup {stage.warmup:g}."
-            )
     limits = dict(data.get("limits", {}))
     void_share = limits.pop("void", 0.5)
     profile = Profile(
@@ -200,6 +193,12 @@ def _stage(entry: Mapping) -> Stage:
 
 def _check(profile: Profile, origin: str) -> None:
     """What a schema cannot say."""
+    for stage in profile.stages:
+        if stage.engine == "iperf3" and (stage.seconds % 1 or stage.warmup % 1):
+            raise errors.BadProfile(
+                f"{origin}, stage {stage.name}: iperf3 takes whole seconds, and seconds is "
+                f"{stage.seconds:g}, warmup {stage.warmup:g}."
+            )
     seconds = profile.most_seconds()
     if seconds > profile.time_limit:
         longest = max(profile.stages, key=lambda s: s.most * (s.trial_seconds + overhead(s)))

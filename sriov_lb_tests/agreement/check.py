@@ -16,7 +16,7 @@ from sriov_lb_tests.agreement.subject import Seat, Subject
 from sriov_lb_tests.policy import packet as headers
 from sriov_lb_tests.policy import render
 from sriov_lb_tests.policy.evaluate import evaluate
-from sriov_lb_tests.policy.intervals import address
+from sriov_lb_tests.policy.intervals import address, everything
 from sriov_lb_tests.policy.model import Policy, Promise
 from sriov_lb_tests.policy.proof import Disagreements, Witness, disagreements
 from sriov_lb_tests.policy.ruleset import Ruleset
@@ -220,7 +220,7 @@ def _not_seen(
             if not listener.served or not sources:
                 continue
             wanted = {Promise.REQUIRED: "to sources that it is open to"}
-            if sources != ((0, (1 << (32 if version == 4 else 128)) - 1),):
+            if sources != everything(version):
                 wanted[Promise.FORBIDDEN] = "to sources that it is not open to"
             told = {
                 one.question.promise

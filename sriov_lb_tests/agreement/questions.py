@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sriov_lb_tests.policy import packet as headers
-from sriov_lb_tests.policy.intervals import Intervals, address, contains, text_of
+from sriov_lb_tests.policy.intervals import Intervals, address, contains, everything, text_of
 from sriov_lb_tests.policy.model import Listener, Policy, Promise
 from sriov_lb_tests.policy.packet import Packet
 
@@ -257,7 +257,7 @@ class _Questions:
         served = {
             entry.port for entry in self.policy.listeners if entry.protocol == headers.TCP
         }
-        own = self._some(version, ((0, (1 << (32 if version == 4 else 128)) - 1),), inside=True)
+        own = self._some(version, everything(version), inside=True)
         # A row of a ruleset that lost its port is open to that row's sources alone: whoever
         # each listener is open to asks, as far as they differ.
         packets = [packet for found in good.values() for packet in found]
@@ -286,9 +286,8 @@ class _Questions:
 
     def beyond(self, asked: Sequence[Question]) -> Iterator[Question]:
         """What no listener is about."""
-        everybody = {v: ((0, (1 << (32 if v == 4 else 128)) - 1),) for v in (4, 6)}
         for version, vips in self.vips.items():
-            sources = self._some(version, everybody[version], inside=True) if vips else []
+            sources = self._some(version, everything(version), inside=True) if vips else []
             if not sources:
                 continue
             passing = [

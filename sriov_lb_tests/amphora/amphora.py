@@ -119,6 +119,11 @@ class Amphora:
             )
         return found
 
+    def holds(self, *addresses: str) -> bool:
+        """Whether all of these addresses are on its interfaces now."""
+        found = self.interfaces().values()
+        return all(any(interface.owns(one) for interface in found) for one in addresses)
+
     def source_to(self, address: str) -> str | None:
         """From which of its own haproxy's namespace would ask an address; None without a route."""
         done = self.within("ip", "-j", "route", "get", address, check=False)

@@ -292,14 +292,17 @@ def reach(
             say(f"Neutron does not say which addresses are taken ({error}): none is pretended.")
             links = ()
     known = [ipaddress.ip_network(text) for text in on.subnets]
-    for text in links if known else ():
+
+    def within(text: str) -> bool:
         link = ipaddress.ip_network(text)
-        if not any(link.version == one.version and link.subnet_of(one) for one in known):
-            say(
-                f"--link {text} is not within a subnet of the VIPs ({', '.join(on.subnets)}): no "
-                "host of it is pretended, as answers to it may not come back."
-            )
-            links = [other for other in links if other != text]
-    found = Reach.of(made, on, links, taken)
+        return any(link.version == one.version and link.subnet_of(one) for one in known)
+
+    beyond = [text for text in links if known and not within(text)]
+    for text in beyond:
+        say(
+            f"--link {text} is not within a subnet of the VIPs ({', '.join(on.subnets)}): no host "
+            "of it is pretended, as answers to it may not come back."
+        )
+    found = Reach.of(made, on, [text for text in links if text not in beyond], taken)
     # The vantage's own port is among them, and its addresses are its own.
     return replace(found, taken=found.taken - set(found.own))

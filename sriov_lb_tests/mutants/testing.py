@@ -27,7 +27,13 @@ from sriov_lb_tests.packets.catalogue import Case, Context, cases
 from sriov_lb_tests.packets.probe import Identity, Probe, tcp_syn
 from sriov_lb_tests.packets.probe import network as network_header
 from sriov_lb_tests.policy import packet as headers
-from sriov_lb_tests.policy.intervals import address, canonical, contains, network
+from sriov_lb_tests.policy.intervals import (
+    address,
+    canonical,
+    contains,
+    everything,
+    network,
+)
 from sriov_lb_tests.policy.model import IMPOSSIBLE_SOURCES, Listener, Match, Policy, Promise
 from sriov_lb_tests.policy.proof import Witness, disagreements
 from sriov_lb_tests.policy.ruleset import Ruleset, parse
@@ -142,7 +148,7 @@ def context_of(policy: Policy, reach: Reach, holder: Seat, version: int) -> Cont
     ]  # fmt: skip
     if vip is None or not listeners:
         return None
-    whole = ((0, (1 << (32 if version == 4 else 128)) - 1),)
+    whole = everything(version)
     guarded = next((one for one in listeners if one.sources(version) != whole), None)
     free = next((one for one in listeners if one.sources(version) == whole), None)
     aimed = guarded or free
@@ -465,7 +471,7 @@ class Tests:
 
     def _pair(self, version: int) -> tuple[str, str] | None:
         """Two addresses of ours on the link."""
-        whole = ((0, (1 << (32 if version == 4 else 128)) - 1),)
+        whole = everything(version)
         found = self.on.reach.sources(version, whole, inside=True)
         own = next(found, None)
         other = next(found, None)

@@ -27,6 +27,11 @@ def canonical(pairs: Iterable[tuple[int, int]]) -> Intervals:
     return tuple((low, high) for low, high in merged)
 
 
+def everything(version: int) -> Intervals:
+    """All addresses of an IP version."""
+    return ((0, (1 << (32 if version == 4 else 128)) - 1),)
+
+
 def complement(intervals: Intervals, width: int) -> Intervals:
     """Everything of ``width`` bits that is not in ``intervals``."""
     found, start = [], 0

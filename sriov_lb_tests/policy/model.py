@@ -25,6 +25,7 @@ from sriov_lb_tests.policy.intervals import (
     address,
     canonical,
     contains,
+    everything,
     network,
 )
 from sriov_lb_tests.policy.packet import Packet
@@ -184,7 +185,7 @@ class Listener:
     def sources(self, version: int) -> Intervals:
         """Sources it is open to. No CIDRs: everybody. Any CIDR, of either family: only those."""
         if not self.cidrs:
-            return ((0, (1 << (32 if version == 4 else 128)) - 1),)
+            return everything(version)
         found = [network(text) for text in self.cidrs]
         return canonical(pair for family, pair in found if family == version)
 

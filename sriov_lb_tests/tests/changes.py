@@ -26,6 +26,16 @@ RATE, LEAST = 1200, 1000
 IN_FLIGHT = 0.05
 
 
+def too_slow(report: Any) -> str:
+    """Why a prober's silence proves nothing: it sent too little; "" when it did not."""
+    if report.rate >= LEAST:
+        return ""
+    return (
+        f"only {report.rate:.0f} probes a second could be sent, not {LEAST}: this machine or the "
+        "client was too busy."
+    )
+
+
 @dataclass
 class Change:
     """What a change did, for the evidence.
@@ -240,11 +250,9 @@ class Changes(Agrees):
                     f"{step}: {report.streams[stream].probe} did not pass before either, so that "
                     f"it does not afterwards proves nothing. {report}"
                 )
-        if report.rate < LEAST:
-            base.inconclusive(
-                f"{step}: only {report.rate:.0f} probes a second could be sent, not {LEAST}: this "
-                "machine or the client was too busy."
-            )
+        slow = too_slow(report)
+        if slow:
+            base.inconclusive(f"{step}: {slow}")
 
 
 #: What an answer to a forbidden packet says became of it, worst first. An amphora that says that

@@ -384,5 +384,5 @@ class ConnectProbe(LatencyProbe):
         wrong = {k: n for k, n in report["failed"].items() if not k.startswith("connect:")}
         failing = failed_share_void(wrong, sample.requests, crew.limits)
         sample.void += failing
-        sample.broke = bool(failing)
+        sample.broke = sample.broke or bool(failing)
         return sample

@@ -145,14 +145,11 @@ def of_series(
 def without_a_figure(history: History, series: str, n: int) -> list[str]:
     """Titles of the metrics that the sound run before run ``n`` had a ratio of, and this one has
     not: the VIP failed, was not measured, or too few blocks of it are left."""
-    gone = []
+    gone, before = [], history.sound_before(n)
     for metric in history.metrics(series):
-        points = [point for point in history.points(series, metric["metric"]) if point.sound]
-        mine = [point for point in points if point.n == n]
-        before = [point for point in points if point.n < n]
-        newest = history.sound_before(n)
-        had = before and before[-1].n == newest and math.isfinite(before[-1].ratio)
-        if had and not (mine and math.isfinite(mine[0].ratio)):
+        points = history.points(series, metric["metric"])
+        told = {point.n for point in points if point.sound and math.isfinite(point.ratio)}
+        if before in told and n not in told:
             gone.append(metric["title"])
     return gone
 

@@ -94,12 +94,7 @@ def analyse(
     gates += [
         Gate(name, *found) for name, found in (("twins", twins), ("steal", steal)) if found
     ]
-    void = _void(tested, runs, profile, selves)
-    for gate in gates:
-        # Whatever differs then, it is not the port alone.
-        if gate.name in ("members", "twins") and gate.passed is False:
-            for _, _, blocks in tested:
-                void.setdefault(blocks.metric, gate.text)
+    void = _void(tested, gates, selves)
     found = words.compare(
         [blocks for _, _, blocks in tested],
         margin=profile.margin,
@@ -163,6 +158,11 @@ def _overall(run: StageRun, metric: Metric) -> dict[str, dict[str, float]]:
     return found
 
 
+def _trials(run: StageRun) -> str:
+    """The name of the gate of a stage's trials."""
+    return f"{run.stage.name}: trials"
+
+
 def _trial_gates(runs: Sequence[StageRun], profile: Profile) -> list[Gate]:
     gates = []
     for run in runs:
@@ -188,7 +188,7 @@ def _trial_gates(runs: Sequence[StageRun], profile: Profile) -> list[Gate]:
             text += "; " + "; ".join(reasons[:3])
             if len(reasons) > 3:
                 text += f"; and {len(reasons) - 3} more"
-        gates.append(Gate(f"{run.stage.name}: trials", passed, text))
+        gates.append(Gate(_trials(run), passed, text))
     return gates
 
 
@@ -231,14 +231,13 @@ def _member_gate(runs: Sequence[StageRun], pair: Pair) -> list[Gate]:
     return [Gate("members", passed, text)]
 
 
-def _void(tested, runs: Sequence[StageRun], profile: Profile, selves) -> dict[str, str]:
+def _void(tested, gates: Sequence[Gate], selves) -> dict[str, str]:
     """metric -> why nothing may be claimed of it."""
     void = {}
-    failed = {gate.name.split(":")[0]: gate for gate in _trial_gates(runs, profile)}
+    failed = {gate.name: gate.text for gate in gates if gate.passed is False}
     for run, _, blocks in tested:
-        gate = failed.get(run.stage.name)
-        if gate is not None and gate.passed is False:
-            void[blocks.metric] = gate.text
+        if _trials(run) in failed:
+            void[blocks.metric] = failed[_trials(run)]
     for each in selves:
         if each.passed is False:
             void.setdefault(
@@ -246,6 +245,11 @@ def _void(tested, runs: Sequence[StageRun], profile: Profile, selves) -> dict[st
                 f"the {each.vip} VIP differs from itself "
                 f"({each.ratio.low:.3f} to {each.ratio.high:.3f})",
             )
+    # Where the VIPs or their twins differ otherwise, it is not the port alone.
+    for name in ("members", "twins"):
+        if name in failed:
+            for _, _, blocks in tested:
+                void.setdefault(blocks.metric, failed[name])
     return void
 
 

@@ -35,7 +35,7 @@ MOMENT = 10**9
 ANNOUNCED = 5.0
 
 
-def first_process_s_age(text: str) -> int | None:
+def age_of_first_process(text: str) -> int | None:
     """For how long process 1 runs, ns; None where that cannot be read.
 
     :param text: /proc/uptime and /proc/1/stat, one after the other (proc(5)).
@@ -140,7 +140,7 @@ class TestAmphoraLifecycle(LifecycleTest):
             said = self.stage.amphora_host(amphora).run(["cat", "/proc/uptime", "/proc/1/stat"])
         except errors.SriovLbError:
             return None
-        age = first_process_s_age(said.stdout)
+        age = age_of_first_process(said.stdout)
         return None if age is None else asked - age
 
     def why_not(self, amphora: Any) -> str:

@@ -105,11 +105,6 @@ def port_of(packet: Packet) -> int | None:
     return packet.dport if request else None
 
 
-def holds(amphora: Amphora, vip: str) -> bool:
-    """Whether a VIP is on it now."""
-    return any(interface.owns(vip) for interface in amphora.interfaces().values())
-
-
 def stranger_to(amphora: Amphora, member: str) -> str:
     """What is wrong with the address a member is asked from, as a sentence; "" when nothing is.
 
@@ -395,7 +390,7 @@ class TestMatrix(Agrees, base.SriovLbTest):
             return []
         every = [Amphora(host) for _, host in self.ground.scene.amphorae(balancer.lb)]
         # Of a pair the one that serves.
-        amphorae = [one for one in every if holds(one, balancer.vips[0])]
+        amphorae = [one for one in every if one.holds(balancer.vips[0])]
         members = balancer.members
         found = (stranger_to(amphora, member) for amphora in amphorae for member in members)
         return sorted({sentence for sentence in found if sentence})

@@ -12,7 +12,6 @@ from tempest.lib import decorators
 from sriov_lb_tests import errors
 from sriov_lb_tests.amphora import Amphora, Stage
 from sriov_lb_tests.cloud.awaiting import until
-from sriov_lb_tests.cloud.loadbalancers import LoadBalancers
 from sriov_lb_tests.packets.catalogue import Context, peer_cases
 from sriov_lb_tests.packets.probe import Probe
 from sriov_lb_tests.policy import packet as headers
@@ -22,7 +21,7 @@ from sriov_lb_tests.tests import base, scene
 from sriov_lb_tests.tests.agreement import Agrees
 from sriov_lb_tests.tests.away import Away
 from sriov_lb_tests.tests.base import requirement
-from sriov_lb_tests.tests.changes import LEAST, RATE
+from sriov_lb_tests.tests.changes import RATE, too_slow
 from sriov_lb_tests.tests.lifecycle.base import LifecycleTest
 from sriov_lb_tests.tests.looks import Looks
 from sriov_lb_tests.tests.own import NEVER, THIRD, WEB, Own
@@ -82,13 +81,11 @@ class TestPair(LifecycleTest):
         by who answers on the link otherwise."""
         vips = {self.own.vip(version) for version in self.own.versions}
         if CONF.sriov_lb.amphora_ssh:
-            found = set()
-            for amphora in self.pair():
-                interfaces = Amphora(self.stage.amphora_host(amphora)).interfaces()
-                own = {str(one.ip) for entry in interfaces.values() for one in entry.addresses}
-                if vips <= own:
-                    found.add(amphora.id)
-            return found
+            return {
+                one.id
+                for one in self.pair()
+                if Amphora(self.stage.amphora_host(one)).holds(*vips)
+            }
         return {self.on_the_link(vip) for vip in vips} - {""}
 
     def on_the_link(self, vip: str) -> str:
@@ -254,13 +251,9 @@ class TestPair(LifecycleTest):
             base.inconclusive(
                 f"The dead amphora {story['master']} was replaced before a listener could be made."
             )
-        self.own.lbs = LoadBalancers(
-            self.site.clouds,
-            self.site.ledger,
-            timeout=CONF.sriov_lb.lb_build_timeout,
-            change_timeout=KNOCKING,
-            interval=1.0,
-        )
+        lbs = self.own.lbs
+        self.addCleanup(setattr, lbs, "change_timeout", lbs.change_timeout)
+        lbs.change_timeout = KNOCKING
         asked = time.monotonic()
         self.own.listener("meanwhile", THIRD, self.own.cidrs())
         self.seen["ACTIVE after, seconds"] = round(time.monotonic() - asked)
@@ -321,12 +314,9 @@ class TestPair(LifecycleTest):
         self.keep("takeover-agreement.json", found.to_json())
         story["problems"] += [str(one) for one in found.findings]
         story["unclear"] = list(found.unclear)
-        if report.problem:
-            story["unclear"].insert(0, report.problem)
-        elif report.rate < LEAST:
-            story["unclear"].insert(
-                0, f"only {report.rate:.0f} probes a second could be sent, not {LEAST}."
-            )
+        doubt = report.problem or too_slow(report)
+        if doubt:
+            story["unclear"].insert(0, doubt)
         type(self).story = story
         return story
 

@@ -9,7 +9,7 @@ import pytest
 
 from sriov_lb_tests.tests.away import Away
 from sriov_lb_tests.tests.changes import Changes
-from sriov_lb_tests.tests.lifecycle.test_amphora import MOMENT, ending, first_process_s_age
+from sriov_lb_tests.tests.lifecycle.test_amphora import MOMENT, age_of_first_process, ending
 from sriov_lb_tests.tests.looks import Looks
 from sriov_lb_tests.verdicts.model import Broken, Inconclusive
 
@@ -92,10 +92,10 @@ def test_what_is_known_about_a_packet_is_said_and_told_apart():
 def test_for_how_long_the_first_process_runs_is_read_from_proc():
     # Field 22 of /proc/1/stat, 12.34 s after the kernel's start; a name may hold anything.
     process = "1 (a) b (c) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 1234 5 6"
-    assert first_process_s_age(f"20.34 38.1\n{process}\n") == 8 * SECOND
+    assert age_of_first_process(f"20.34 38.1\n{process}\n") == 8 * SECOND
     # A container that is told its own uptime and its host's start of the process.
-    assert first_process_s_age(f"3.00 2.1\n{process}\n") is None
-    assert first_process_s_age("20.34 38.1\n") is None
+    assert age_of_first_process(f"3.00 2.1\n{process}\n") is None
+    assert age_of_first_process("20.34 38.1\n") is None
 
 
 def test_only_a_short_end_before_the_new_one_began_is_excused():
