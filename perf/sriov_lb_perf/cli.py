@@ -315,7 +315,7 @@ class _Progress:
                 transient=True,
             )
             self._bar.start()
-            total = sum(stage.most * 4 for stage in self._profile.stages)
+            total = sum(stage.most * stage.trials for stage in self._profile.stages)
             self._task = self._bar.add_task("starting", total=total)
         return self
 
@@ -336,30 +336,16 @@ class _Progress:
                     text += f", {void} of {len(run.samples)} trials not valid"
             self._console.print(text, highlight=False)
             if self._bar is not None:
-                left = run.stage.most * 4 - len(run.samples)
+                left = run.stage.most * run.stage.trials - len(run.samples)
                 self._bar.update(self._task, advance=left)
 
 
 def _summary(outcome) -> str:
     """The verdict, a table of the tested metrics, and where the page is."""
-    from .report import figures, units
+    from .report import figures
 
     lines = [outcome.analysis.sentence, ""]
-    document = outcome.document
-    roles = (document["targets"][side]["role"] for side in ("A", "B"))
-    rows = [("metric", *roles, "ratio (95 %)", "could have seen", "verdict")]
-    for metric in document["metrics"]:
-        if metric["tested"]:
-            rows.append(
-                (
-                    figures.label(document, metric),
-                    units.quantity(metric["values"]["A"]["value"], metric["unit"]),
-                    units.quantity(metric["values"]["B"]["value"], metric["unit"]),
-                    units.ratio(metric["ratio"]),
-                    units.resolution(metric),
-                    metric["verdict"],
-                )
-            )
+    rows = figures.summary(outcome.document)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))

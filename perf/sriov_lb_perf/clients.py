@@ -219,7 +219,10 @@ class Generator:
         return generator
 
     def send(self, job: Mapping) -> None:
-        """Hand in a job without waiting for it."""
+        """Hand in a job without waiting for it.
+
+        :raises OSError: the agent is gone.
+        """
         self.channel.send((json.dumps(job) + "\n").encode())
 
     def read(self, deadline: float) -> dict:
@@ -253,10 +256,7 @@ class Generator:
             try:
                 report = self.read(deadline)
             except (OSError, EOFError) as error:
-                raise errors.EngineFailed(
-                    f"The load generator on client {self.name} was lost during a {kind} job "
-                    f"({error or type(error).__name__}). {self.channel.diagnosis()}"
-                ) from error
+                raise self._lost("during", kind, error) from error
             if report["report"] == "done":
                 return report
             if report["report"] == "error":
@@ -265,9 +265,18 @@ class Generator:
                 on_report(report)
 
     def job(self, job: Mapping, *, seconds: float = 0.0, on_report=None) -> dict:
-        """Hand in a job and wait for its end; see :meth:`finish`."""
-        self.send(job)
+        """Hand in a job and wait for its end; see :meth:`finish`, and what it raises."""
+        try:
+            self.send(job)
+        except OSError as error:
+            raise self._lost("before", job["job"], error) from error
         return self.finish(job["job"], seconds, on_report)
+
+    def _lost(self, when: str, kind: str, error: Exception) -> errors.EngineFailed:
+        return errors.EngineFailed(
+            f"The load generator on client {self.name} was lost {when} the job {kind!r} "
+            f"({error or type(error).__name__}). {self.channel.diagnosis()}"
+        )
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # it is gone already

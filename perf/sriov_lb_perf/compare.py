@@ -9,7 +9,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .profiles import Profile
 from .results import amphorae, document, fingerprint
 from .results.analysis import Analysis, analyse
 from .results.store import Folder
-from .targets import Pair
+from .targets import Pair, Target
 from .trials.run import StageRun, run_profile
 
 Progress = Callable[[str, StageRun | None, Sample | None], None]
@@ -172,6 +172,7 @@ def compare(
                 )
                 known["environment"] = fingerprint.take(pair, crew)
                 known["preflight"], pair = preflight.look(pair, profile, crew)
+                expect(pair.reference, known["preflight"], profile, crew)
                 watch = stack.enter_context(
                     amphorae.Watch(pair, folder.path / "host-keys-amphorae")
                 )
@@ -193,6 +194,19 @@ def compare(
     status = "complete" if failure is None else "incomplete"
     made, analysis = write(status, str(failure) if failure else "", end=True)
     return Outcome(folder.path, made, analysis, failure)
+
+
+def expect(vip: Target, seen: Mapping[str, Mapping], profile: Profile, crew: Crew) -> None:
+    """Note how long the objects are before the first trial: every later answer is held to it.
+
+    :param vip: one of the two; both are to serve the same objects.
+    :param seen: what preflight saw of each VIP, by its role.
+    """
+    if vip.role in seen:
+        crew.lengths[vip.url] = seen[vip.role]["length"]
+    for what, url in (("tls", vip.tls), ("large", vip.large_url)):
+        if what in profile.needs and url is not None:
+            crew.length_of(url)
 
 
 @contextlib.contextmanager

@@ -43,6 +43,8 @@ class Stage:
     :param most: the largest number of blocks.
     :param until: stop once the 95 % interval's half-width (relative) of every claimed metric
         is at most this; None: the number of blocks is fixed.
+    :param rounds: how often a block repeats its four trials. A machine has phases of some hundred
+        milliseconds to seconds; trials shorter than those meet the same ones through both VIPs.
     :param load: background load as a share of the slower VIP's measured maximum; 0: idle.
     """
 
@@ -56,6 +58,12 @@ class Stage:
     until: float | None = None
     load: float = 0.0
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    rounds: int = 1
+
+    @property
+    def trials(self) -> int:
+        """In one block, of both VIPs."""
+        return 4 * self.rounds
 
     @property
     def trial_seconds(self) -> float:
@@ -70,7 +78,7 @@ class Trial:
     :param number: in the order of the run, from 1.
     :param side: :data:`REFERENCE` or :data:`CANDIDATE`.
     :param block: number of the block within the stage, from 0.
-    :param position: place in the block, 0 to 3.
+    :param position: place in the block, from 0; four make a round.
     """
 
     number: int
@@ -124,3 +132,8 @@ class Sample:
     notes: list[str] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
     series: list[dict] = field(default_factory=list)
+
+
+def in_a_sentence(title: str) -> str:
+    """A title where it is not the first word: without its capital, unless of "TCP" or "UDP"."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]

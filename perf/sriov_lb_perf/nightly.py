@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .history import changes
-from .history.changes import Change
+from .history.changes import Change, Gone
 from .history.store import History, default_series
 from .report import site
 from .results import export
@@ -25,6 +25,7 @@ class Night:
 
     :param fresh: change points that this run made visible.
     :param known: those found on earlier nights.
+    :param dead: metrics whose figure has been infinite for long enough to be sure.
     """
 
     status: int
@@ -32,6 +33,7 @@ class Night:
     fresh: list[Change] = field(default_factory=list)
     known: list[Mapping[str, Any]] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
+    dead: list[Gone] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -81,16 +83,20 @@ def conclude(
     hints = _hints(history, series)
     for since in sorted({change.since for change in fresh}):
         hints += _beside(history, since)
-    gone = [] if worse else changes.without_a_figure(history, series, n)
+    stages = {stage["name"] for stage in document["profile"]["stages"]}
+    gone = changes.without_a_figure(history, series, n, stages)
+    # As a change of level, this is told when enough nights confirm it, and once.
+    dead = [each for each in gone if each.infinite and each.nights == confirm]
+    if worse or dead:
+        words = [*map(str, worse), *(f"regression: {each}" for each in dead)]
+        return Night(REGRESSION, "; ".join(words) + ".", fresh, known, hints, dead)
     if gone:
         return Night(
             COULD_NOT_TELL,
-            f"Could not tell: tonight there is no figure of {', '.join(gone)}, and the sound run "
-            "before had them.",
+            f"Could not tell: tonight there is no figure of {'; '.join(map(str, gone))}. A stage "
+            "that is no longer wanted can be taken out of the profile.",
             fresh, known, hints,
         )  # fmt: skip
-    if worse:
-        return Night(REGRESSION, "; ".join(map(str, worse)) + ".", fresh, known, hints)
     if fresh:
         return Night(
             NOTHING_MOVED,
@@ -131,6 +137,7 @@ def publish(
     words = " ".join([night.sentence, *(f"Note: {hint}." for hint in night.hints)])
     index = site.publish(history, folder, words)
     moved = {c.metric: str(c) for c in night.fresh if c.regression and c.what != "normal"}
+    moved |= {each.metric: f"regression: {each}" for each in night.dead}
     write_atomically(folder / "latest.xml", export.junit(document, moved).encode())
     series = history.run(document["id"])["series"]
     text = export.open_metrics(document, series, night.status)

@@ -2,15 +2,18 @@
 """A look at everything a profile will ask for, before anything is measured.
 
 What every stage stands on has to answer, or the run does not begin. What some stages ask for
-beside it (TLS, UDP, other objects) and what does not answer is taken off the target with its
-reason: stages that are optional are then left out, others refuse to begin.
+beside it (TLS, UDP, other objects, iperf3) and what does not answer is taken off the target with
+its reason: stages that are optional are then left out, others refuse to begin.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
+
+from sriov_lb_tests.errors import SriovLbError
 
 from . import errors
 from .engines.base import Crew
@@ -88,6 +91,13 @@ def _beside(vip: Target, profile: Profile, crew: Crew) -> Target:
             vip = vip.without(
                 "udp", f"the UDP listener of the {vip.role} VIP, {address} port {port}, {why}"
             )
+    if "iperf3" in needs and vip.iperf3:
+        why = _without_iperf3(vip, crew)
+        if why:
+            address, port = vip.iperf3
+            vip = vip.without(
+                "iperf3", f"iperf3 to the {vip.role} VIP, {address} port {port}, {why}"
+            )
     return vip
 
 
@@ -123,3 +133,21 @@ def _silent(vip: Target, stage: Stage, crew: Crew) -> str:
         return ""
     seen = ", ".join(f"{count} x {what}" for what, count in report["events"].items())
     return f"answers none of {report['planned']} datagrams" + (f" ({seen})" if seen else "")
+
+
+def _without_iperf3(vip: Target, crew: Crew) -> str:
+    """Why not even a second of iperf3 can be had; "" when it can."""
+    address, port = vip.iperf3
+    argv = ["iperf3", "--json", "--client", address, "--port", str(port),
+            "--connect-timeout", "3000", "--time", "1"]  # fmt: skip
+    host = crew.hosts[crew.clients[0].name]
+    try:
+        done = host.run(argv, check=False, timeout=PATIENCE + 5)
+    except SriovLbError as error:
+        return f"cannot be run ({error.message})"
+    try:
+        report = json.loads(done.stdout)
+    except ValueError:
+        said = (done.stderr or done.stdout).strip()[:200]
+        return f"cannot be run (status {done.status}: {said or 'no word'})"
+    return f"ends with: {report['error']}" if report.get("error") else ""

@@ -14,12 +14,21 @@ import jsonschema
 import yaml
 
 from . import errors
+from .agent.schedule import RAW_LIMIT
 from .engines.base import Limits
+from .engines.probe import LONGER
 from .engines.registry import make
 from .model import Stage
+from .swarm.station import REPORT_INTERVAL
 
-#: Seconds between two trials: connections are opened, processes are told.
+#: Seconds between two trials: connections are opened, processes are told, locust reports.
 TRIAL_OVERHEAD = 0.2
+#: A probe is told directly, and only a block's end is written to disk.
+PROBE_OVERHEAD = 0.1
+#: A load beside a probe ends after it, and is over when its worker has said so.
+LOAD_OVERHEAD = LONGER + REPORT_INTERVAL
+#: Engines that keep the times of each of their requests.
+PROBES = ("http-latency", "connect-latency", "udp-latency")
 #: Of a request that a probe keeps: up to six times, which compress to about half.
 RAW_BYTES = 24
 #: Seconds to start agents and locust.
@@ -74,16 +83,19 @@ class Profile:
     def room(self) -> int:
         """What its probes keep of every request at most, compressed, bytes."""
         kept = sum(
-            stage.most * 4 * stage.seconds * float(stage.parameters.get("rate", 0))
+            stage.most * stage.trials * stage.seconds * float(stage.parameters.get("rate", 0))
             for stage in self.stages
         )
         return int(kept * RAW_BYTES)
 
     def most_seconds(self) -> float:
         """The longest this profile can take, s."""
-        return START_OVERHEAD + sum(
-            stage.most * 4 * (stage.trial_seconds + overhead(stage)) for stage in self.stages
-        )
+        return START_OVERHEAD + sum(map(seconds_of, self.stages))
+
+
+def seconds_of(stage: Stage) -> float:
+    """The longest a stage can take, s."""
+    return stage.most * stage.trials * (stage.trial_seconds + overhead(stage))
 
 
 def overhead(stage: Stage) -> float:
@@ -97,7 +109,9 @@ def overhead(stage: Stage) -> float:
     if stage.engine == "rate-search":
         # The trial that is under way when its time is up is finished.
         return TRIAL_OVERHEAD + stage.parameters.get("trial", 1.0) + 1.0
-    return TRIAL_OVERHEAD
+    if stage.engine in PROBES and not stage.load:
+        return PROBE_OVERHEAD
+    return TRIAL_OVERHEAD + (LOAD_OVERHEAD if stage.load else 0.0)
 
 
 def folder():
@@ -188,6 +202,7 @@ def _stage(entry: Mapping) -> Stage:
         until=None if fixed else blocks["until"],
         load=float(entry.get("load", 0.0)),
         parameters=entry.get("parameters", {}),
+        rounds=entry.get("rounds", 1),
     )
 
 
@@ -199,13 +214,22 @@ def _check(profile: Profile, origin: str) -> None:
                 f"{origin}, stage {stage.name}: iperf3 takes whole seconds, and seconds is "
                 f"{stage.seconds:g}, warmup {stage.warmup:g}."
             )
+        rate = stage.parameters.get("rate", 0)
+        if stage.engine in PROBES and rate * stage.trial_seconds > RAW_LIMIT:
+            raise errors.BadProfile(
+                f"{origin}, stage {stage.name}: rate {rate:g} for {stage.trial_seconds:g} s "
+                f"(seconds and warmup) is {rate * stage.trial_seconds:,.0f} requests a trial; a "
+                f"probe keeps the times of {RAW_LIMIT:,} at most.",
+                remedy=f"Lower rate to {int(RAW_LIMIT / stage.trial_seconds)} or less, or use "
+                "shorter trials and more blocks.",
+            )
     seconds = profile.most_seconds()
     if seconds > profile.time_limit:
-        longest = max(profile.stages, key=lambda s: s.most * (s.trial_seconds + overhead(s)))
+        longest = max(profile.stages, key=seconds_of)
         raise errors.BadProfile(
             f"{origin} cannot finish in its time: its trials take up to {seconds:.0f} s, "
             f"time_limit is {profile.time_limit:g} s; the longest stage is {longest.name!r} "
-            f"({longest.most} blocks of 4 trials of {longest.trial_seconds:g} s).",
+            f"({longest.most} blocks of {longest.trials} trials of {longest.trial_seconds:g} s).",
             remedy="Raise time_limit, or use fewer blocks or shorter trials.",
         )
     measured = set()
@@ -230,8 +254,10 @@ def _check(profile: Profile, origin: str) -> None:
         rate_seen = rate_seen or stage.engine == "http-rate"
         measured |= {f"{stage.name}.{metric.name}" for metric in make(stage.engine).metrics(stage)}
     for claim in profile.claims:
-        if not measured & set(claim.metrics):
+        # Each of them: a misspelt one would be passed over for the next without a word.
+        unknown = [name for name in claim.metrics if name not in measured]
+        if unknown:
             raise errors.BadProfile(
-                f"{origin}, claim {claim.text!r}: unknown metric {', '.join(claim.metrics)}; this "
+                f"{origin}, claim {claim.text!r}: unknown metric {', '.join(unknown)}; this "
                 f"profile measures {', '.join(sorted(measured))}."
             )

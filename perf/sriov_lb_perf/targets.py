@@ -73,7 +73,7 @@ class Target:
         return None if self.large is None else at_path(self.url, self.large)
 
     def without(self, what: str, why: str) -> Target:
-        """The same VIP without ``tls``, ``udp``, ``large`` or ``objects``, and why."""
+        """The same VIP without ``tls``, ``udp``, ``large``, ``iperf3`` or ``objects``, and why."""
         nothing: Any = {} if what == "objects" else None
         return dataclasses.replace(self, lacks={**self.lacks, what: why}, **{what: nothing})
 

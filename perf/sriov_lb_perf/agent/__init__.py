@@ -10,6 +10,7 @@ Jobs (all times in seconds, all rates per second):
 
 ``facts``     what this machine is (kernel, CPU, interface towards the target, stamps it offers)
 ``fetch``     one GET, to find out whether the target answers at all and with what
+``command``   one command of this machine, and how the machine was meanwhile
 ``closed``    request rate: every connection sends its next request when the last one is answered
 ``open``      requests at intended times, whether or not earlier ones were answered; with
               ``stamps`` the kernel's own transmit and receive times are taken as well
@@ -17,6 +18,9 @@ Jobs (all times in seconds, all rates per second):
 ``download``  goodput of large objects
 ``hold``      connections opened, kept, and asked once at the end
 ``udp``       like ``open``, with datagrams that carry a number back
+
+A job that asks for objects may have ``length``, the bytes that each is to have: an answer of
+another length has failed.
 
 Every job ends with a ``done`` or an ``error`` report. Latencies travel as sparse histograms:
 ``{"shift": s, "bins": [[index, count], ...]}`` where a bin covers ``[index << s, index + 1 << s)``

@@ -38,7 +38,7 @@ def run_closed(job: dict, link) -> dict:
 def _run_epoll(job: dict, link, target: Target) -> dict:
     socks = connect_many(target, job["connections"], job.get("connect_timeout", 5.0))
     request = target.request()
-    reader = Reader()
+    reader = Reader(job.get("length"))
     whole = Whole(reader)
     counts = Counts()
     health = Health()

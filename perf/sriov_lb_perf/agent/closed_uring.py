@@ -66,7 +66,7 @@ def run_closed_uring(job: dict, link) -> dict:
     request = target.request()
     answers, question = Pool(count, CHUNK), Pool(1, max(4096, len(request)))
     question.memory[: len(request)] = request
-    reader = Reader()
+    reader = Reader(job.get("length"))
     whole = Whole(reader)
     counts = Counts()
     health = Health()

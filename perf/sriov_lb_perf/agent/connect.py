@@ -59,7 +59,7 @@ def _run_epoll(job: dict, link, target: Target) -> dict:
     counts = {kind: Counts() for kind in kinds}
     tally = collections.Counter()
     failed = collections.Counter()
-    answers = Ended()
+    answers = Ended(job.get("length"))
     ciphers = collections.Counter()
     slots = {}  # fd -> _Slot
     retry = collections.deque()

@@ -90,7 +90,8 @@ def _run(job, link, target, request, ring, answers, question):
     queue = ring.queue
     health = Health()
     handshake, first_byte, last_byte = Counts(), Counts(), Counts()
-    tally, failed, judged = collections.Counter(), collections.Counter(), Ended()
+    tally, failed = collections.Counter(), collections.Counter()
+    judged = Ended(job.get("length"))
     start = [0] * count
     connected = [0] * count
     first = [0] * count

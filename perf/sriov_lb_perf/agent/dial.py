@@ -16,7 +16,7 @@ from .http import CHUNK, Ended
 from .machine import Health
 from .open_loop import SPIN_NS, open_times, timer_slack
 from .recording import Counts, clock, quiet_gc
-from .schedule import plan
+from .schedule import all_arrivals, plan
 from .target import Target
 
 
@@ -32,10 +32,9 @@ def run_dial(job: dict, link) -> dict:
     target = Target(job)
     if target.tls:
         raise JobError("job", "the time to connect is measured over plain HTTP")
-    due, first, warm_ns, planned_end, grace, tick_ns = plan(job)
+    warm_ns, planned_end, grace, tick_ns, raw = plan(job)
+    due, first = all_arrivals(job, warm_ns)
     total = len(due)
-    if not total:
-        raise JobError("job", f"schedule {job['schedule']} contains no request")
     request = target.request(close=True)
     health = Health()
     poller = select.epoll()
@@ -45,7 +44,7 @@ def run_dial(job: dict, link) -> dict:
     first_byte = Counts()
     tally = collections.Counter()
     failed = collections.Counter()
-    answers = Ended()
+    answers = Ended(job.get("length"))
     under_way = {}  # fd -> [socket, index, what came so far]
     recvs = collections.defaultdict(lambda: None)
     edge = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -150,7 +149,6 @@ def run_dial(job: dict, link) -> dict:
     return {
         "begin_ns": begin,
         "window_s": (planned_end - warm_ns) / 1e9,
-        "planned": total - first,
         "unsent_by_own_fault": own,
         "failed": dict(failed),
         "events": dict(tally),
@@ -159,9 +157,7 @@ def run_dial(job: dict, link) -> dict:
         "timer_slack_ns": slack,
         "health": vitals,
         "times": {"first_byte": first_byte.take()},
-        **open_times(
-            due, due, sent, done, kernel, array.array("q"), first, raw=job.get("raw", True)
-        ),
+        **open_times(due, due, sent, done, kernel, array.array("q"), first, raw=raw),
     }
 
 

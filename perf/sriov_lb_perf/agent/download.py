@@ -9,15 +9,21 @@ import socket
 import struct
 
 from .errors import JobError
-from .http import CHUNK, Head
+from .http import CHUNK, Bodies, Head, other_length
 from .machine import Health
 from .recording import clock, quiet_gc
 from .target import Target, connect_many
 
 
 def run_download(job: dict, link) -> dict:
-    """Bytes of body per second of large objects, copied to this process like a user would."""
+    """Bytes of body per second of large objects, copied to this process like a user would.
+
+    An object of another ``length`` than the job's is a failure, and its bytes do not count. Those
+    of up to 16 KiB are kept until they are whole, to tell which member sent them; of larger ones
+    no byte is looked at.
+    """
     target = Target(job)
+    wanted = job.get("length")
     if target.tls:
         raise JobError("job", "download measures plain HTTP")
     socks = connect_many(target, job["connections"], job.get("connect_timeout", 5.0))
@@ -28,6 +34,9 @@ def run_download(job: dict, link) -> dict:
     held = {}
     missing = {}  # fd -> bytes of the object still to come; None: head expected
     heads = {}  # fd -> what there is of the head
+    wrong = {}  # fd -> why the object under way does not count; None: it does
+    parts = {}  # fd -> what there is of a small object; None: of one that is not kept
+    bodies = Bodies()
     tally = collections.Counter()
     failed = collections.Counter()
     recvs = collections.defaultdict(lambda: None)
@@ -70,6 +79,7 @@ def run_download(job: dict, link) -> dict:
                         received = objects = 0
                         tally.clear()
                         failed.clear()
+                        bodies.clear()
                         health.start()
                         begin = clock()
                         stop = begin + int(job["seconds"] * 1e9)
@@ -99,26 +109,41 @@ def run_download(job: dict, link) -> dict:
                             if b"\r\n\r\n" not in heads[fd]:
                                 continue
                             head = Head(heads[fd])
-                            if head.status != 200 or not head.length:
+                            length = head.length
+                            if head.status != 200 or length is None or not (length or wanted):
                                 raise JobError(
                                     "response",
                                     f"{target.path} of {target.describe()} answers status "
-                                    f"{head.status}, length {head.length}; expected 200 and an "
+                                    f"{head.status}, length {length}; expected 200 and an "
                                     "object",
                                 )
-                            got = len(heads[fd]) - head.size
-                            missing[fd] = head.length
-                            heads[fd] = b""
+                            body, heads[fd] = heads[fd][head.size :], b""
+                            got = len(body)
+                            if got > length:
+                                lose(fd, "longer than its Content-Length")
+                                continue
+                            missing[fd] = length
+                            good = wanted is None or length == wanted
+                            wrong[fd] = None if good else other_length(length, wanted, failed)
+                            parts[fd] = body if good and length <= CHUNK and not discard else None
                         else:
                             want = min(len(buffer), missing[fd])
                             got = sock.recv_into(buffer, want, flags_in)
                             if not got:
                                 lose(fd, "closed in the middle of an object")
                                 continue
-                        received += got
+                            if parts[fd] is not None:
+                                parts[fd] += buffer[:got]
                         missing[fd] -= got
+                        if wrong[fd] is None:
+                            received += got
                         if not missing[fd]:
-                            objects += 1
+                            if wrong[fd] is not None:
+                                failed[wrong[fd]] += 1
+                            else:
+                                objects += 1
+                                if parts[fd] is not None:
+                                    bodies.add(parts[fd])
                             missing[fd] = None
                             sock.send(request)
                     except (BlockingIOError, InterruptedError):
@@ -139,6 +164,7 @@ def run_download(job: dict, link) -> dict:
         "discard": discard,
         "failed": dict(failed),
         "events": dict(tally),
+        "variants": bodies.variants(),
         "flows": flows,
         "health": vitals,
     }

@@ -31,7 +31,7 @@ def run_hold(job: dict, link) -> dict:
         raise JobError("job", "connections held are measured over plain HTTP")
     reserve_descriptors(count)
     request = target.request()
-    reader = Reader()
+    reader = Reader(job.get("length"))
     health = Health()
     poller = select.epoll()
     handshake, answer = Counts(), Counts()

@@ -7,7 +7,7 @@ import collections
 
 from .errors import JobError
 
-MAX_VARIANTS = 64  # different response bodies told apart
+MAX_VARIANTS = 64  # different response bodies, and wrong lengths, told apart
 CHUNK = 16384  # bytes asked of one recv
 
 
@@ -43,15 +43,52 @@ class Head:
             self.length = 0
 
 
+def other_length(length: int, wanted: int, seen) -> str:
+    """How a response is counted that has not the length it is to have.
+
+    :param seen: what was counted already: a target that makes up lengths fills no memory.
+    """
+    kind = f"length {length}, not {wanted}"
+    return kind if kind in seen or len(seen) < MAX_VARIANTS else f"length not {wanted}"
+
+
+class Bodies:
+    """Complete bodies, counted: which member sent one is told by it."""
+
+    def __init__(self) -> None:
+        self._counts = collections.Counter()
+
+    def add(self, body: bytes) -> None:
+        known = len(self._counts) < MAX_VARIANTS or body in self._counts
+        self._counts[body if known else None] += 1
+
+    def clear(self) -> None:
+        self._counts.clear()
+
+    def variants(self) -> list:
+        """As :meth:`Reader.variants`."""
+        return [
+            {
+                "head": None if body is None else body[:80].decode("latin-1"),
+                "length": None if body is None else len(body),
+                "count": count,
+            }
+            for body, count in self._counts.items()
+        ]
+
+
 class Reader:
     """Validates responses on keep-alive connections.
+
+    :param length: bytes that each body is to have; None: nobody knows.
 
     The fast path in the loops is one dictionary look-up: ``known`` maps a complete body seen
     before to its counter. Everything else (first sight, split, oversize or failed responses)
     comes here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, length=None) -> None:
+        self._length = length
         self.known = {}  # body -> index into hits
         self.hits = []
         self.unnamed = 0  # valid responses too big or too varied to be told apart
@@ -96,6 +133,9 @@ class Reader:
     def _complete(self, head: Head, body) -> bool:
         if not 200 <= head.status < 300:
             self.failed[f"status {head.status}"] += 1
+            return False
+        if self._length is not None and head.length != self._length:
+            self.failed[other_length(head.length, self._length, self.failed)] += 1
             return False
         if body:
             index = self.known.get(body)
@@ -180,11 +220,16 @@ class Whole:
 
 
 class Ended:
-    """Judges answers that the target ended with FIN: one connection, one answer."""
+    """Judges answers that the target ended with FIN: one connection, one answer.
 
-    def __init__(self) -> None:
+    :param length: bytes that each body is to have; None: nobody knows.
+    """
+
+    def __init__(self, length=None) -> None:
+        self._length = length
         self._valid = {}  # complete answer, head and body -> its body
-        self._bodies = collections.Counter()
+        self._others = set()  # kinds of wrong lengths
+        self._bodies = Bodies()
 
     def judge(self, data: bytes):
         """Why an answer does not count, or None when it does (and was counted)."""
@@ -198,23 +243,18 @@ class Ended:
                 return f"status {head.status}"
             if head.length is not None and head.length != len(body):
                 return "closed in the middle of a response"
+            if self._length is not None and len(body) != self._length:
+                kind = other_length(len(body), self._length, self._others)
+                self._others.add(kind)
+                return kind
             if len(self._valid) >= Whole.MOST:
                 self._valid.clear()
             self._valid[data] = body
-        known = len(self._bodies) < MAX_VARIANTS or body in self._bodies
-        self._bodies[body if known else None] += 1
+        self._bodies.add(body)
         return None
 
     def clear(self) -> None:
         self._bodies.clear()
 
     def variants(self) -> list:
-        """As :meth:`Reader.variants`."""
-        return [
-            {
-                "head": None if body is None else body[:80].decode("latin-1"),
-                "length": None if body is None else len(body),
-                "count": count,
-            }
-            for body, count in self._bodies.items()
-        ]
+        return self._bodies.variants()

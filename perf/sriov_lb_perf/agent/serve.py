@@ -10,6 +10,7 @@ import select
 
 from . import PROTOCOL
 from .closed import run_closed
+from .command import run_command
 from .connect import run_connect
 from .dial import run_dial
 from .download import run_download
@@ -77,6 +78,7 @@ JOBS = {
     "facts": run_facts,
     "fetch": run_fetch,
     "closed": run_closed,
+    "command": run_command,
     "open": run_open,
     "connect": run_connect,
     "dial": run_dial,

@@ -14,7 +14,7 @@ from .errors import JobError
 from .machine import Health
 from .open_loop import SPIN_NS, open_times, timer_slack
 from .recording import clock, quiet_gc
-from .schedule import plan
+from .schedule import all_arrivals, plan
 from .stamps import SO_TIMESTAMPING, STAMP_FLAGS, read_stamp
 
 wall_clock = time.time_ns
@@ -38,10 +38,9 @@ def run_udp(job: dict, link) -> dict:
             "job",
             f"number {[offset, width]} does not lie within a payload of {len(payload)} bytes",
         )
-    due, first, warm_ns, planned_end, grace, tick_ns = plan(job, job.get("timeout", 1.0))
+    warm_ns, planned_end, grace, tick_ns, raw = plan(job, job.get("timeout", 1.0))
+    due, first = all_arrivals(job, warm_ns)
     total = len(due)
-    if not total:
-        raise JobError("job", f"schedule {job['schedule']} contains no request")
     limit = job.get("outstanding") or total
     if limit >= 1 << (8 * width):
         limit = (1 << (8 * width)) - 1  # or numbers would repeat among the unanswered
@@ -222,7 +221,6 @@ def run_udp(job: dict, link) -> dict:
     return {
         "begin_ns": begin,
         "window_s": (planned_end - warm_ns) / 1e9,
-        "planned": total - first,
         "unsent_by_own_fault": own,
         "failed": {},
         "events": dict(tally),
@@ -233,7 +231,7 @@ def run_udp(job: dict, link) -> dict:
         "stamps": dict(source),
         "timer_slack_ns": slack,
         "health": vitals,
-        **open_times(due, ready, sent, done, kernel, arrival, first, raw=job.get("raw", True)),
+        **open_times(due, ready, sent, done, kernel, arrival, first, raw=raw),
     }
 
 

@@ -69,6 +69,10 @@ class Limits:
     steady: float | None = None
 
 
+#: Seconds that the first answer of a URL may take.
+PATIENCE = 5.0
+
+
 class Crew:
     """The clients of a run: connections to them, the swarm on them, and a prober.
 
@@ -91,6 +95,8 @@ class Crew:
         self.hosts: dict[str, Any] = {}
         self._swarm: Swarm | None = None
         self._prober: Generator | None = None
+        #: URL -> bytes of its body when it was first seen in this run.
+        self.lengths: dict[str, int] = {}
 
     def __enter__(self) -> Crew:
         try:
@@ -134,6 +140,22 @@ class Crew:
             self._prober = Generator.start(client, self.hosts[client.name])
             self._stack.callback(self._prober.close)
         return self._prober
+
+    def length_of(self, url: str) -> int:
+        """Bytes that every answer of ``url`` is to have: those it had when it was first seen.
+
+        :raises TargetFailed: it does not answer, or not with 200 and a length.
+        """
+        if url not in self.lengths:
+            job = {"job": "fetch", "url": url, "timeout": PATIENCE}
+            answer = self.prober.job(job, seconds=PATIENCE + 1)
+            if answer["status"] != 200 or answer["length"] is None:
+                raise errors.TargetFailed(
+                    f"{url} answers status {answer['status']}, Content-Length "
+                    f"{answer['length']}; expected 200 with a length."
+                )
+            self.lengths[url] = answer["length"]
+        return self.lengths[url]
 
     def jobs(self, job: Mapping, shared: Mapping[str, int | float]) -> dict[str, dict]:
         """``job`` for every worker, with the amounts in ``shared`` divided among them.
@@ -192,11 +214,31 @@ def sized(url: str, stage: Stage, target: Target) -> str:
     return url if size is None else at_path(url, target.objects[size])
 
 
+def expected_length(url: str, stage: Stage, crew: Crew) -> int:
+    """Bytes that each answer is to have in a stage: the object's size, where it asks for one."""
+    size = stage.parameters.get("object")
+    return crew.length_of(url) if size is None else size
+
+
 def health_of(reports: Mapping[str, Mapping], limits: Limits) -> Health:
     """The generators' own words about themselves, and what follows from them.
 
     :param reports: worker -> final report of the agent.
     """
+    health = machine_of(reports, limits)
+    busy = []
+    for own in health.details:
+        health.cpu = max(health.cpu, own["cpu_share"])
+        if own["cpu_share"] >= limits.cpu:
+            busy.append(
+                f"the generator on {own['client']} used {own['cpu_share']:.0%} of its core"
+            )
+    health.bottleneck[:0] = busy
+    return health
+
+
+def machine_of(reports: Mapping[str, Mapping], limits: Limits) -> Health:
+    """The part of :func:`health_of` that is not the generator's own CPU time."""
     health = Health()
     for name, report in reports.items():
         own = dict(report.get("health") or {})
@@ -204,13 +246,8 @@ def health_of(reports: Mapping[str, Mapping], limits: Limits) -> Health:
             continue
         own["client"] = name
         health.details.append(own)
-        health.cpu = max(health.cpu, own["cpu_share"])
         health.waiting = max(health.waiting, own.get("waiting_for_cpu_share") or 0.0)
         health.steal = max(health.steal, own["machine_steal_share"])
-        if own["cpu_share"] >= limits.cpu:
-            health.bottleneck.append(
-                f"the generator on {name} used {own['cpu_share']:.0%} of its core"
-            )
         if own["machine_steal_share"] > limits.steal:
             health.bottleneck.append(
                 f"{own['machine_steal_share']:.0%} of the CPU of {name} was stolen"

@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping
 
 from .. import errors
-from ..model import Health, Metric, Sample, Stage, Trial
+from ..model import Metric, Sample, Stage, Trial
 from ..targets import Pair
-from .base import Crew, lacking
+from .base import Crew, Limits, lacking, machine_of
 
 
 class Bandwidth:
@@ -37,11 +37,11 @@ class Bandwidth:
                 "rate", f"Bandwidth, {way[direction]}, {flows} {plural}", "bit/s", "higher"
             ),
             Metric(
-                "efficiency", "TCP efficiency (share of segments not retransmitted)", "1",
+                "efficiency", "TCP efficiency (share of segments not retransmitted)", "share",
                 "higher", claim=False, note="RFC 6349",
             ),
             Metric(
-                "buffer_delay", "Buffer delay (mean over smallest round trip, minus one)", "1",
+                "buffer_delay", "Buffer delay (mean over smallest round trip, minus one)", "share",
                 "lower", claim=False, note="RFC 6349; from the sender's TCP_INFO",
             ),
             Metric(
@@ -58,6 +58,7 @@ class Bandwidth:
         )
 
     def configure(self, stage: Stage, pair: Pair, crew: Crew) -> None:
+        _ = crew.prober  # starting it is not to be a trial's
         client = crew.clients[0]
         found = crew.hosts[client.name].run(["iperf3", "--version"], check=False)
         if found.status != 0:
@@ -81,23 +82,32 @@ class Bandwidth:
             argv.append("--reverse")
         client = crew.clients[0]
         started = time.time()
-        done = crew.hosts[client.name].run(argv, check=False, timeout=stage.trial_seconds + 20)
+        timeout = stage.trial_seconds + 20
+        # By the agent there, which knows how the machine was meanwhile.
+        done = crew.prober.job(
+            {"job": "command", "argv": argv, "timeout": timeout}, seconds=timeout
+        )
         try:
-            report = json.loads(done.stdout)
+            report = json.loads(done["stdout"])
         except ValueError as error:
             raise errors.EngineFailed(
-                f"{shlex.join(argv)} on {client.name}: status {done.status}, no JSON: "
-                f"{(done.stderr or done.stdout).strip()[:300]}"
+                f"{shlex.join(argv)} on {client.name}: status {done['status']}, no JSON: "
+                f"{(done['stderr'] or done['stdout']).strip()[:300]}"
             ) from error
         if report.get("error"):
             raise errors.TargetFailed(
                 f"iperf3 from {client.name} to {address} port {port}: {report['error']}."
             )
-        return sample_of(trial, started, report, crew.limits.cpu)
+        return sample_of(trial, started, report, {client.name: done}, crew.limits)
 
 
-def sample_of(trial: Trial, started: float, report: Mapping, limit: float) -> Sample:
-    """From iperf3's JSON report."""
+def sample_of(
+    trial: Trial, started: float, report: Mapping, ran: Mapping[str, Mapping], limits: Limits
+) -> Sample:
+    """From iperf3's JSON report.
+
+    :param ran: the client -> what its agent reports of the command.
+    """
     end = report["end"]
     received = end["sum_received"]
     rate = float(received["bits_per_second"])
@@ -120,9 +130,12 @@ def sample_of(trial: Trial, started: float, report: Mapping, limit: float) -> Sa
         values["rtt"] = mean * 1e3  # iperf3 counts us
         values["buffer_delay"] = mean / min(least) - 1
     # Both ends are the instrument: what is between them is to be the limit.
-    health = Health(cpu=max(used.values()))
-    health.bottleneck += [
-        f"{name} used {share:.0%} of its core" for name, share in used.items() if share >= limit
+    health = machine_of(ran, limits)
+    health.cpu = max(used.values())
+    health.bottleneck[:0] = [
+        f"{name} used {share:.0%} of its core"
+        for name, share in used.items()
+        if share >= limits.cpu
     ]
     return Sample(
         trial=trial,

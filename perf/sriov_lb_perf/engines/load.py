@@ -9,9 +9,10 @@ import time
 from .. import errors
 from ..agent import hold
 from ..model import Metric, Sample, Stage, Trial
-from ..targets import Pair
+from ..targets import Pair, Target
 from .base import (
     Crew,
+    expected_length,
     failed_share_void,
     failures,
     generator_faults,
@@ -29,21 +30,24 @@ class _Swarmed:
 
     name = ""
     needs = ""
+    _length: int | None = None  # bytes that each answer is to have; None: not looked at yet
 
     def unfit(self, stage: Stage, pair: Pair) -> str | None:
         return unfit_size(stage, pair)
 
     def configure(self, stage: Stage, pair: Pair, crew: Crew) -> None:
         _ = crew.swarm  # starting it takes seconds, which are not to be a trial's
+        # Both VIPs are to serve the same object.
+        self._length = expected_length(self._url(stage, pair.reference), stage, crew)
 
-    def _url(self, trial: Trial, pair: Pair) -> str:
-        target = pair.side(trial.side)
-        return sized(target.url, trial.stage, target)
+    def _url(self, stage: Stage, target: Target) -> str:
+        return sized(target.url, stage, target)
 
     def _run(self, trial: Trial, pair: Pair, crew: Crew, job: dict, shared: dict):
         stage = trial.stage
         job = {
-            "url": self._url(trial, pair),
+            "url": self._url(stage, pair.side(trial.side)),
+            "length": self._length,
             "warmup": stage.warmup,
             "seconds": stage.seconds,
             **job,
@@ -161,11 +165,10 @@ class TlsRate(ConnectionRate):
             "no TERMINATED_HTTPS listener is known on the VIP of {vips} (`tls` in the target file)",
         ) or unfit_size(stage, pair)
 
-    def _url(self, trial: Trial, pair: Pair) -> str:
-        target = pair.side(trial.side)
+    def _url(self, stage: Stage, target: Target) -> str:
         if target.tls is None:
             raise errors.BadTarget(f"No https URL is known on {target.role}.")
-        return sized(target.tls, trial.stage, target)
+        return sized(target.tls, stage, target)
 
 
 class ConnectionsHeld(_Swarmed):
@@ -196,7 +199,8 @@ class ConnectionsHeld(_Swarmed):
                 note="each answered a request at the end",
             ),
             Metric(
-                "loss", "Share of the opened connections that was lost", "1", "lower", claim=False
+                "loss", "Share of the opened connections that was lost", "share", "lower",
+                claim=False,
             ),
             *shown,
         ]  # fmt: skip
@@ -266,10 +270,9 @@ class Goodput(_Swarmed):
             "target file)",
         )
 
-    def _url(self, trial: Trial, pair: Pair) -> str:
-        target = pair.side(trial.side)
-        if "object" in trial.stage.parameters:
-            return sized(target.url, trial.stage, target)
+    def _url(self, stage: Stage, target: Target) -> str:
+        if "object" in stage.parameters:
+            return sized(target.url, stage, target)
         if target.large_url is None:
             raise errors.BadTarget(f"No large object is known on {target.role}.")
         return target.large_url
@@ -294,6 +297,7 @@ class Goodput(_Swarmed):
             requests=objects,
             values={"rate": sum(8 * e["bytes"] / e["window_s"] for e in reports.values())},
             failed=failed,
+            members=members(reports.values()),
             health=health,
             void=[
                 *health.bottleneck,

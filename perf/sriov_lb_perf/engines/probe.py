@@ -17,6 +17,7 @@ from ..targets import Pair, Target
 from .base import (
     Crew,
     Limits,
+    expected_length,
     failed_share_void,
     failures,
     generator_faults,
@@ -149,10 +150,11 @@ class LatencyProbe:
     def __init__(self) -> None:
         self.clock = KERNEL
         self._why = ""
+        self._length: int | None = None  # bytes that each HTTP answer is to have
 
     def metrics(self, stage: Stage) -> list[Metric]:
         rate = float(stage.parameters["rate"])
-        expected = rate * stage.seconds * 2  # two trials a VIP in a block
+        expected = rate * stage.seconds * stage.trials / 2  # a VIP's in a block
         percentiles = stage.parameters.get("percentiles", DEFAULT_PERCENTILES)
         return [
             *percentile_metrics("latency", percentiles, expected, self.title),
@@ -162,7 +164,7 @@ class LatencyProbe:
             ),
             Metric("minimum", "Smallest latency", "ns", "lower", claim=False),
             Metric(
-                "loss", "Requests without an answer", "1", "lower", claim=False,
+                "loss", "Requests without an answer", "share", "lower", claim=False,
                 note="each counts as an infinite latency",
             ),
         ]  # fmt: skip
@@ -177,6 +179,7 @@ class LatencyProbe:
         return {
             "job": "open",
             "url": sized(target.url, stage, target),
+            "length": self._length,
             "connections": int(stage.parameters.get("connections", 16)),
             "stamps": bool(stage.parameters.get("stamps", True)),
         }
@@ -184,6 +187,9 @@ class LatencyProbe:
     def configure(self, stage: Stage, pair: Pair, crew: Crew) -> None:
         if stage.load:
             _ = crew.swarm
+        # Both VIPs are to serve the same object.
+        url = sized(pair.reference.url, stage, pair.reference)
+        self._length = expected_length(url, stage, crew)
         self.clock, self._why = KERNEL, ""
         ranks = [KERNEL, ARRIVAL, USER]
         for target in (pair.reference, pair.candidate):
@@ -233,6 +239,7 @@ class LatencyProbe:
             {
                 "job": "open",
                 "url": url,
+                "length": self._length,
                 "warmup": stage.warmup,
                 "raw": False,
                 "grace": 1.0,
@@ -374,7 +381,9 @@ class ConnectProbe(LatencyProbe):
         return [*super().metrics(stage), *shown]
 
     def _job(self, stage: Stage, target: Target) -> dict:
-        return {"job": "dial", "url": sized(target.url, stage, target)}
+        return {
+            "job": "dial", "url": sized(target.url, stage, target), "length": self._length
+        }  # fmt: skip
 
     def _sample(self, trial, started, report, loaded, crew: Crew) -> Sample:
         sample = super()._sample(trial, started, report, loaded, crew)

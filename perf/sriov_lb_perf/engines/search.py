@@ -208,12 +208,15 @@ class RateSearch(_Swarmed):
 
     def measure(self, trial: Trial, pair: Pair, crew: Crew) -> Sample:
         stage, parameters = trial.stage, trial.stage.parameters
-        url = self._url(trial, pair)
+        url = self._url(stage, pair.side(trial.side))
         reports = {}
 
         def measure(seconds: float, rate: float) -> Outcome:
             warmup = 0.1
-            job = {"job": "open", "url": url, "warmup": warmup, "raw": False, "grace": 0.5}
+            job = {
+                "job": "open", "url": url, "length": self._length, "warmup": warmup,
+                "raw": False, "grace": 0.5,
+            }  # fmt: skip
             jobs = crew.jobs(job, {"connections": int(parameters.get("connections", 64))})
             share = rate / len(jobs)
             for each in jobs.values():

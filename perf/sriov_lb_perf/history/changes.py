@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from .. import errors
@@ -58,6 +58,8 @@ class Change:
         percent = (self.factor - 1) * 100
         subject = {"ratio": "ratio SR-IOV / normal", "sriov": "SR-IOV VIP", "normal": "normal VIP"}
         kind = "regression" if self.regression else "improvement"
+        if self.what == "normal":  # It is not what the nightly is for, so neither is its status.
+            kind = "worse" if self.regression else "better"
         return (
             f"{kind}: {self.title} [{self.metric}] ({subject[self.what]}) {percent:+.1f} % since "
             f"run {self.run}"
@@ -142,15 +144,60 @@ def of_series(
     return found
 
 
-def without_a_figure(history: History, series: str, n: int) -> list[str]:
-    """Titles of the metrics that the sound run before run ``n`` had a ratio of, and this one has
-    not: the VIP failed, was not measured, or too few blocks of it are left."""
-    gone, before = [], history.sound_before(n)
+@dataclass(frozen=True)
+class Gone:
+    """A metric that sound runs had a ratio of, and that has none now.
+
+    :param last: id of the last sound run that had one; ``since``: of the first that had not.
+    :param nights: sound runs without one, the newest included.
+    :param infinite: in all of them the SR-IOV VIP's own figure is infinite, as a percentile is
+        when that share of the requests got no answer.
+    """
+
+    metric: str
+    title: str
+    last: str
+    since: str
+    nights: int
+    infinite: bool
+
+    def __str__(self) -> str:
+        if self.infinite:
+            return (
+                f"{self.title} [{self.metric}] is infinite at the SR-IOV VIP since run "
+                f"{self.since}: requests get no answer"
+            )
+        return f"{self.title} (run {self.last} was the last to have one)"
+
+
+def without_a_figure(history: History, series: str, n: int, stages: Collection[str]) -> list[Gone]:
+    """What run ``n`` has no ratio of although sound runs before it had: the VIP failed, it was not
+    measured, or too few blocks of it are left.
+
+    :param stages: that the profile of run ``n`` has: what a profile no longer asks for is not gone.
+    """
+    gone = []
+    sound = [run for run in history.runs(series) if run["sound"] and run["n"] <= n]
     for metric in history.metrics(series):
-        points = history.points(series, metric["metric"])
-        told = {point.n for point in points if point.sound and math.isfinite(point.ratio)}
-        if before in told and n not in told:
-            gone.append(metric["title"])
+        if not any(metric["metric"].startswith(f"{stage}.") for stage in stages):
+            continue
+        points = {point.n: point for point in history.points(series, metric["metric"])}
+        told = [
+            at for at, run in enumerate(sound)
+            if run["n"] in points and math.isfinite(points[run["n"]].ratio)
+        ]  # fmt: skip
+        if not told or told[-1] == len(sound) - 1:
+            continue
+        since = sound[told[-1] + 1 :]
+        infinite = all(
+            run["n"] in points and math.isinf(points[run["n"]].sriov) for run in since
+        )
+        gone.append(
+            Gone(
+                metric["metric"], metric["title"], sound[told[-1]]["id"], since[0]["id"],
+                len(since), infinite,
+            )
+        )  # fmt: skip
     return gone
 
 

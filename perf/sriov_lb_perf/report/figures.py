@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..model import in_a_sentence
 from ..results.store import number
 from . import units
 
@@ -76,6 +77,29 @@ def label(document: Mapping, metric: Mapping) -> str:
         return metric["title"]
     stage = next((s for s in document["stages"] if s["name"] == metric["stage"]), None)
     return f"{metric['title']} ({stage['title'] if stage else metric['stage']})"
+
+
+def summary(document: Mapping) -> list[tuple[str, ...]]:
+    """A header and a row per tested metric, as a person reads it: both VIPs, ratio, the smallest
+    effect that the run would have found, verdict."""
+    roles = (document["targets"][side]["role"] for side in ("A", "B"))
+    return [
+        ("metric", *roles, "ratio (95 %)", "could have seen", "verdict"),
+        *(
+            (
+                label(document, metric),
+                *(
+                    units.quantity(metric["values"][side]["value"], metric["unit"])
+                    for side in ("A", "B")
+                ),
+                units.ratio(metric["ratio"]),
+                units.resolution(metric),
+                metric["verdict"],
+            )
+            for metric in document["metrics"]
+            if metric["tested"]
+        ),
+    ]
 
 
 def forest(document: Mapping) -> Figure | None:
@@ -270,10 +294,11 @@ def distribution(document: Mapping, stage: Mapping, histogram: str) -> Figure | 
     ]
     rows = []
     for side, curve in sides.items():
-        peak = max(curve["density"], key=lambda pair: pair[1])
-        rows.append(
-            [role(document, side), units.quantity(peak[0], "ns"), units.percent(peak[1])]
-        )
+        edge, share = max(curve["density"], key=lambda pair: pair[1])
+        # What is kept is the upper edge; all bins are equally wide on a logarithmic axis.
+        width = curve["density"][1][0] / curve["density"][0][0]
+        middle = edge / math.sqrt(width)
+        rows.append([role(document, side), units.quantity(middle, "ns"), units.percent(share)])
     return Figure(
         f"distribution-{stage['name']}-{histogram}",
         "Distribution",
@@ -319,8 +344,10 @@ def raw_places(trial: Mapping) -> str:
 
 def over_time(document: Mapping, stage: Mapping) -> Figure | None:
     """Every trial where it stood in the run."""
-    metric = _principal(document, stage)
     trials = [t for t in document["trials"] if t["stage"] == stage["name"]]
+    metric = _principal(document, stage) or next(
+        (m for m in document["metrics"] if m["stage"] == stage["name"]), None
+    )
     if metric is None or not trials:
         return None
     values = [_trial_value(trial, metric) for trial in trials]
@@ -357,15 +384,14 @@ def over_time(document: Mapping, stage: Mapping) -> Figure | None:
                     + "<extra>%{fullData.name}</extra>",
                 }
             )
-    if not data:
-        return None
     good = [v for v in values if math.isfinite(v) and v > 0]
     wide = bool(good) and max(good) / min(good) > 20
     return Figure(
         f"time-{stage['name']}",
-        f"Trials over time: {metric['title'].lower()}",
+        f"Trials over time: {in_a_sentence(metric['title'])}",
         "Each mark is one trial, where it stood in the run. The VIPs take turns, so something "
-        "that disturbs the machine for a while disturbs both.",
+        "that disturbs the machine for a while disturbs both."
+        + ("" if data else " No trial has a finite figure; the numbers name their raw data."),
         data,
         layout(
             {"title": {"text": "seconds since the start"}},
@@ -400,7 +426,7 @@ def block_pairs(document: Mapping, stage: Mapping) -> Figure | None:
     interval = {key: number(metric["ratio"][key]) for key in ("estimate", "low", "high")}
     return Figure(
         f"blocks-{stage['name']}",
-        f"Block by block: {metric['title'].lower()}",
+        f"Block by block: {in_a_sentence(metric['title'])}",
         f"Each mark is one block of four trials: {role(document, 'B')} over "
         f"{role(document, 'A')}. The band is the 95 % interval of the estimate (line).",
         [

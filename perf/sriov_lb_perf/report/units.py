@@ -11,6 +11,7 @@ SCALES = {
     "ns": ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")),
     "bit/s": ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s"), (1.0, "bit/s")),
     "1/s": ((1.0, "/s"),),
+    "share": ((0.01, "%"),),
     "1": ((1.0, ""),),
 }
 
@@ -46,8 +47,6 @@ def quantity(value, unit: str) -> str:
     if not math.isfinite(value):
         return digits(value)
     divisor, name = scale_for([value], unit)
-    if unit == "1":
-        return f"{digits(value * 100)} %" if value < 1 else digits(value)
     return f"{digits(value / divisor)} {name}".strip()
 
 

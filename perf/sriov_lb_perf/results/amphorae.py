@@ -128,18 +128,25 @@ def differences(
 
     :param known: by side, the facts that came with the target.
     """
-    known = known or {}
-    first = [next(iter(amphorae.get(side, ())), None) for side in SIDES]
-    if any(each is None or not each["facts"] for each in first):
-        return []
-    more = [
-        {name: known[side][name] for name in KNOWN if name in known.get(side, {})} for side in SIDES
-    ]
-    left, right = ({**mine, **_rows(each)} for each, mine in zip(first, more, strict=True))
+    left, right = _both(amphorae, known)
     return [
         {"fact": name, "A": left.get(name), "B": right.get(name), "equal": name in EQUAL}
         for name in dict.fromkeys([*left, *right])
         if left.get(name) != right.get(name) and name not in OWN
+    ]
+
+
+def _both(
+    amphorae: Mapping[str, Sequence[Mapping]], known: Mapping[str, Mapping] | None
+) -> list[dict[str, Any]]:
+    """The facts of the first amphora of either VIP; of neither, when one could not be read."""
+    first = [next(iter(amphorae.get(side, ())), None) for side in SIDES]
+    if any(each is None or not each["facts"] for each in first):
+        return [{}, {}]
+    told = [(known or {}).get(side, {}) for side in SIDES]
+    return [
+        {**{name: mine[name] for name in KNOWN if name in mine}, **_rows(each)}
+        for each, mine in zip(first, told, strict=True)
     ]
 
 
@@ -168,7 +175,18 @@ def equality(
     if bad:
         words = "; ".join(f"{each['fact']}: {each['A']} and {each['B']}" for each in bad)
         return False, f"something else than the port differs: {words}"
-    return True, f"equal in {', '.join(EQUAL[:-1])} and {EQUAL[-1]}"
+    read = [
+        name for name in EQUAL
+        if all(side.get(name) is not None for side in _both(amphorae, known))
+    ]  # fmt: skip
+    unread = [name for name in EQUAL if name not in read]
+    if not read:
+        return None, f"not examined: nobody tells {_and(unread)}"
+    return True, f"equal in {_and(read)}" + (f"; not told: {_and(unread)}" if unread else "")
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def steal(

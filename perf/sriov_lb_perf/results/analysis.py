@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..histogram import merge
-from ..model import CANDIDATE, REFERENCE, SIDES, Metric, Sample
+from ..model import CANDIDATE, REFERENCE, SIDES, Metric, Sample, in_a_sentence
 from ..profiles import Profile
 from ..statistics import verdict as words
 from ..statistics.estimates import MIN_BLOCKS, Interval
 from ..statistics.verdict import Blocks, Claim, Finding, SelfComparison
 from ..targets import Pair
-from ..trials.blocks import blocks_of, complete_blocks, is_void
+from ..trials.blocks import blocks_of, complete_blocks, is_void, rounds_of
 from ..trials.run import StageRun
 
 NOT_TESTED = "not tested"
@@ -174,16 +174,20 @@ def _trial_gates(runs: Sequence[StageRun], profile: Profile) -> list[Gate]:
         passed = bool(blocks) and bad <= profile.void_share * len(blocks)
         text = f"{len(blocks) - bad} of {len(blocks)} blocks are valid"
         failing = {
-            side: sum(any(s.broke for s in sides[side]) for sides in blocks.values())
+            side: sum(
+                any(s.broke for s in each[side])
+                for sides in blocks.values()
+                for each in rounds_of(sides)
+            )
             for side in SIDES
         }
-        # Blocks in which one VIP failed are left out, and it would be judged by those in which it
+        # Rounds in which one VIP failed are left out, and it would be judged by those in which it
         # did not.
         alone = [side for side in SIDES if failing[side] >= 2 and not min(failing.values())]
         if alone:
             passed = False
             count = failing[alone[0]]
-            text += f"; in {count} of them requests failed, through VIP {alone[0]} alone"
+            text += f"; in {count} rounds requests failed, through VIP {alone[0]} alone"
         if reasons:
             text += "; " + "; ".join(reasons[:3])
             if len(reasons) > 3:
@@ -285,7 +289,7 @@ def _nouns(metrics: Sequence[MetricResult], titles: Mapping[str, str]) -> dict[s
     for result in metrics:
         title = result.metric.title
         # "Latency, median" is for tables.
-        name, _, which = (title[0].lower() + title[1:]).partition(", ")
+        name, _, which = in_a_sentence(title).partition(", ")
         if which == "median" or which.endswith("percentile"):
             name = f"{which} {name}"
         elif which:

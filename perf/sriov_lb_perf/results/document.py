@@ -18,10 +18,9 @@ from ..trials.run import StageRun
 from .analysis import Analysis, MetricResult
 from .store import SCHEMA, VERSION
 
-#: Percentiles of the curve kept for the report (HDR plot): dense towards the tail.
-CURVE = tuple(
-    round(100 * (1 - 10 ** (-k / 8)), 7) for k in range(0, 41)
-)  # 0, 25.0, … 99.999 %
+#: Percentiles of the curve kept for the report (HDR plot): 0, 25.0, … 99.999 %, dense towards the
+#: tail, and the median, which its table names.
+CURVE = tuple(sorted({50.0, *(round(100 * (1 - 10 ** (-k / 8)), 7) for k in range(0, 41))}))
 
 
 def moment(seconds: float) -> str:
@@ -172,6 +171,7 @@ def _stage(run: StageRun) -> dict[str, Any]:
         "warmup": stage.warmup,
         "load": stage.load,
         "parameters": dict(stage.parameters),
+        "rounds": stage.rounds,
         "blocks": run.blocks_done(),
         "skipped": run.skipped,
         "stopped": run.stopped,
@@ -224,6 +224,7 @@ def _density(values: np.ndarray, counts: np.ndarray, bins: int = 60) -> list[lis
 
 def _trial(sample: Sample, started: float, raw: Mapping) -> dict[str, Any]:
     trial, health = sample.trial, sample.health
+    wanted = {50, 99, *trial.stage.parameters.get("percentiles", ())}
     return {
         "number": trial.number,
         "stage": trial.stage.name,
@@ -236,7 +237,7 @@ def _trial(sample: Sample, started: float, raw: Mapping) -> dict[str, Any]:
         "load_rate": trial.rate,
         "values": dict(sample.values),
         "percentiles": {
-            name: {f"p{q:g}": histogram.percentile(q) for q in (50, 99)}
+            name: {f"p{q:g}": histogram.percentile(q) for q in sorted(wanted)}
             for name, histogram in sample.histograms.items()
         },
         "failed": dict(sample.failed),

@@ -18,6 +18,7 @@ BASE = {
     "ns": ("seconds", 1e-9),
     "1/s": ("per_second", 1.0),
     "bit/s": ("bytes_per_second", 1 / 8),
+    "share": ("ratio", 1.0),
     "1": ("ratio", 1.0),
 }
 

@@ -88,9 +88,11 @@ def compare(
     """
     void = void or {}
     findings = [_figures(blocks, seed) for blocks in family]
-    tested = [f.metric not in void and f.ratio is not None for f in findings]
+    tested = [
+        f.metric not in void and f.ratio is not None and f.blocks >= MIN_BLOCKS for f in findings
+    ]
     for finding, blocks, counts in zip(findings, family, tested, strict=True):
-        if counts and finding.blocks >= MIN_BLOCKS:
+        if counts:
             logs = blocks.logs()
             finding.p = decisions.difference_p(logs)
             finding.p_equivalence = decisions.equivalence_p(logs, margin)
@@ -100,7 +102,8 @@ def compare(
     for index, (finding, blocks) in enumerate(zip(findings, family, strict=True)):
         finding.p_adjusted = adjusted[index]
         finding.p_equivalence_adjusted = equivalent[index]
-        if finding.ratio is not None:
+        if tested[index]:
+            # Where nothing may be claimed, nothing could have been seen.
             finding.smallest_effect = decisions.smallest_effect(
                 blocks.logs(), alpha=alpha, family=size
             )

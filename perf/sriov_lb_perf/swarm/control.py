@@ -225,18 +225,26 @@ class Swarm:
     def await_progress(self, seconds: float = 10.0) -> None:
         """Until every worker has reported progress on the trial handed out.
 
-        :raises WorkerFailed: not in time.
+        :raises WorkerFailed: not in time, or the trial ended without any.
+        :raises TargetFailed, ClientFailed, EngineFailed: what an engine found out.
         """
         deadline = time.monotonic() + seconds
         while {tick["worker"] for tick in self._ticks} < set(self._bridges):
             event = self._next(deadline)
-            if event is None or event["event"] == "trial":
+            if event is None:
                 raise errors.WorkerFailed(
                     f"locust: no progress of trial {self._number} within {seconds:g} s. "
-                    f"{event or self._diagnosis()}"
+                    f"{self._diagnosis()}"
                 )
             if event["event"] == "tick":
                 self._ticks.append(event)
+            elif event["event"] == "trial" and event["trial"] == self._number:
+                # Over already: most often because an engine could not begin, and says why.
+                self._check(event["reports"])
+                raise errors.WorkerFailed(
+                    f"locust: trial {self._number} ended before any progress was told of it. "
+                    f"{self._diagnosis()}"
+                )
 
     def finish(self, number: int, seconds: float) -> SwarmReport:
         """Wait for all workers.
@@ -246,7 +254,16 @@ class Swarm:
         :raises TargetFailed, ClientFailed, EngineFailed: what an engine found out.
         """
         event = self._await("trial", time.monotonic() + seconds + 15.0, trial=number)
-        for worker, report in event["reports"].items():
+        self._check(event["reports"])
+        return SwarmReport(
+            event["reports"],
+            {name: Histogram.decode(text) for name, text in event["histograms"].items()},
+            list(self._ticks),
+        )
+
+    def _check(self, reports: Mapping[str, Mapping]) -> None:
+        """:raises TargetFailed, ClientFailed, EngineFailed: what an engine found out."""
+        for worker, report in reports.items():
             if report["report"] == "error":
                 if report["kind"] == "lost":
                     raise errors.EngineFailed(
@@ -254,11 +271,6 @@ class Swarm:
                         f"{self._bridges[worker].generator.channel.diagnosis()}"
                     )
                 raise job_error(worker, report)
-        return SwarmReport(
-            event["reports"],
-            {name: Histogram.decode(text) for name, text in event["histograms"].items()},
-            list(self._ticks),
-        )
 
     def run(self, jobs: Mapping[str, Mapping], seconds: float) -> SwarmReport:
         """:meth:`begin` and :meth:`finish`."""

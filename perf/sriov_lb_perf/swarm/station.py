@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 
 from ..histogram import Histogram
 
+#: Seconds between a worker's reports to the master. locust's 3 s would be added to every trial.
+REPORT_INTERVAL = 0.1
+
 
 class Station:
     """Runs jobs on an engine behind a socket and collects what it reports.

@@ -16,11 +16,8 @@ from gevent.queue import Queue
 from locust import runners
 from locust.env import Environment
 
-from sriov_lb_perf.swarm.station import Station
+from sriov_lb_perf.swarm.station import REPORT_INTERVAL, Station
 from sriov_lb_perf.swarm.vip_load import VipLoadUser, mirror
-
-#: Seconds between reports. locust's 3 s would be added to every trial.
-REPORT_INTERVAL = 0.1
 
 
 class Desk:

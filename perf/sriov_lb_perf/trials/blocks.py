@@ -22,7 +22,7 @@ def value_of(metric: Metric, samples: Sequence[Sample]) -> float:
 
 
 def complete_blocks(samples: Sequence[Sample]) -> dict[int, dict[str, list[Sample]]]:
-    """Block number -> side -> its two samples in time order, of blocks with all four."""
+    """Block number -> side -> its samples in time order (two a round), of blocks with all."""
     blocks: dict[int, dict[str, list[Sample]]] = {}
     for sample in samples:
         sides = blocks.setdefault(sample.trial.block, {REFERENCE: [], CANDIDATE: []})
@@ -33,22 +33,46 @@ def complete_blocks(samples: Sequence[Sample]) -> dict[int, dict[str, list[Sampl
     return {
         number: sides
         for number, sides in sorted(blocks.items())
-        if len(sides[REFERENCE]) == len(sides[CANDIDATE]) == 2
+        if all(len(each) == 2 * each[0].trial.stage.rounds for each in sides.values() if each)
+        and all(sides.values())
     }
 
 
+def rounds_of(sides: dict[str, list[Sample]]) -> list[dict[str, list[Sample]]]:
+    """A complete block's rounds: side -> its two samples."""
+    return [
+        {side: each[at : at + 2] for side, each in sides.items()}
+        for at in range(0, len(sides[REFERENCE]), 2)
+    ]
+
+
+def sound_rounds(sides: dict[str, list[Sample]]) -> list[dict[str, list[Sample]]]:
+    """The rounds of a complete block in which no sample is void: a round is left out whole, so
+    that what is left stays balanced."""
+    return [
+        each for each in rounds_of(sides)
+        if not any(sample.void for samples in each.values() for sample in samples)
+    ]  # fmt: skip
+
+
 def is_void(sides: dict[str, list[Sample]]) -> bool:
-    """Whether any sample of the block may not support a claim."""
-    return any(sample.void for each in sides.values() for sample in each)
+    """Whether the block may not support a claim: fewer than half of its rounds may."""
+    return 2 * len(sound_rounds(sides)) < len(rounds_of(sides))
 
 
 def blocks_of(identifier: str, metric: Metric, samples: Sequence[Sample]) -> Blocks:
-    """The valid blocks of one metric of one stage; a block with a void sample is left out whole,
-    so that what is left stays balanced."""
-    good = [sides for sides in complete_blocks(samples).values() if not is_void(sides)]
+    """The valid blocks of one metric of one stage, without the void rounds of each."""
+    good = [
+        {
+            side: [sample for each in sound_rounds(sides) for sample in each[side]]
+            for side in (REFERENCE, CANDIDATE)
+        }
+        for sides in complete_blocks(samples).values()
+        if not is_void(sides)
+    ]
 
     def halves(side: str) -> list[tuple[float, float]]:
-        return [(value_of(metric, [s[side][0]]), value_of(metric, [s[side][1]])) for s in good]
+        return [(value_of(metric, s[side][::2]), value_of(metric, s[side][1::2])) for s in good]
 
     return Blocks(
         metric=identifier,

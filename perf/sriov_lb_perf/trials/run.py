@@ -71,7 +71,9 @@ def run_profile(
         runs.append(run)
         engine.configure(stage, pair, crew)
         rate = background_rate(stage, runs)
-        for block, order in enumerate(orders(seed, stage.name, stage.most)):
+        for block, order in enumerate(
+            orders(seed, stage.name, stage.most, stage.rounds)
+        ):
             for position, side in enumerate(order):
                 number += 1
                 trial = Trial(number, stage, side, block, position, rate)

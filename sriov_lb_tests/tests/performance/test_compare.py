@@ -169,6 +169,7 @@ class TestComparison(base.SriovLbTest):
             compute = self.stage.clouds.admin.compute
             hosts = [compute.get_server(a.compute_id).compute_host for a in amphorae]
             found["facts"]["host"] = ", ".join(map(str, hosts))
+            found["facts"]["image"] = amphorae[0].image_id
             found["amphorae"] = [
                 {"name": a.role.lower(), "ssh": child.ssh(self.stage.amphora_host(a))}
                 for a in amphorae

@@ -129,6 +129,11 @@ def test_bandwidth_has_the_sender_s_round_trips_in_both_directions(bed, measured
     assert 1_000 < sample.values["rtt"] < 1e9 and sample.values["buffer_delay"] >= 0
     assert 0.9 < sample.values["efficiency"] <= 1.0
     assert sample.raw["iperf3"]["start"]["test_start"]["num_streams"] == 2
+    # And the client's machine was watched meanwhile.
+    (watched,) = sample.health.details
+    assert watched["client"] == "client" and 1.0 <= watched["wall_s"] < 10
+    assert 0 < watched["cpu_share"] and 0 < watched["machine_busy_share"] <= 1
+    assert sample.health.steal == watched["machine_steal_share"]
 
 
 @pytest.mark.series
@@ -141,6 +146,7 @@ def test_objects_of_a_size_are_asked_for_by_their_size(bed, measured):
         stage = stage_of(engine, object=size, connections=4, concurrency=4)
         sample = measured(stage, target, sides=REFERENCE)[REFERENCE]
         assert sample.failed == {} and sample.requests > 10, engine
+        assert set(sample.members) == {"x" * 60 + f" [{size} bytes]"}, engine
         if engine == "http-goodput":
             # Whole objects, but for those under way when it began and ended.
             received = sample.values["rate"] / 8 * sample.window

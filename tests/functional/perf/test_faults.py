@@ -16,6 +16,7 @@ import sriov_lb_perf
 import sriov_lb_tests
 from sriov_lb_perf import carry, compare, errors
 from sriov_lb_perf.clients import Client, Generator
+from sriov_lb_perf.engines.base import Crew
 from sriov_lb_perf.results import store
 from sriov_lb_perf.swarm import control
 from sriov_lb_perf.swarm.control import Swarm
@@ -29,6 +30,18 @@ REQUESTS = {
     "blocks": 5,
     "parameters": {"connections": 16},
 }
+
+
+LATENCY = {
+    "name": "latency",
+    "title": "Latency",
+    "engine": "http-latency",
+    "seconds": 0.3,
+    "warmup": 0.1,
+    "blocks": 5,
+    "parameters": {"rate": 200, "connections": 8, "percentiles": [50]},
+}
+LOADED = {**LATENCY, "name": "loaded", "title": "Latency at half load", "load": 0.5}
 
 
 def after_block(number, action):
@@ -68,13 +81,82 @@ def test_a_target_that_answers_503_is_refused_before_anything_is_measured(
         compare.compare(pair_of(good, bad), profile_of(REQUESTS), tmp_path)
 
 
+def test_a_vip_that_goes_away_beside_a_load_is_told_by_what_it_did(
+    bed, pair_of, profile_of, tmp_path
+):
+    """The load is the first to find nobody there: before the probe, and before any progress."""
+    pair = pair_of(bed.vip("stays2", 86), bed.vip("goes2", 87))
+    outcome = compare.compare(
+        pair, profile_of(REQUESTS, LOADED), tmp_path, seed=1,
+        progress=after_block(6, lambda: bed.kill("goes2")),
+    )  # fmt: skip
+    assert isinstance(outcome.failure, errors.TargetFailed), outcome.failure
+    assert "0 of 64 connections to 10.77.1.2 port 87" in str(outcome.failure)
+    assert "{" not in str(outcome.failure)
+    found = store.load(outcome.folder)
+    assert found["status"] == "incomplete" and "0 of 64" in found["reason"]
+    # Five blocks, one beside the load, and up to two trials of the VIP that stays.
+    assert 24 <= len(found["trials"]) <= 26
+
+
+def test_a_prober_that_dies_between_two_jobs_ends_the_run_and_keeps_the_blocks_before(
+    bed, pair_of, profile_of, tmp_path, monkeypatch
+):
+    url = bed.vip("probed", 88)
+    probers = []
+    start = Crew.prober.fget
+    monkeypatch.setattr(Crew, "prober", property(lambda crew: probers.append(start(crew)) or
+                                                 probers[-1]))  # fmt: skip
+
+    def kill():
+        os.kill(probers[-1].hello["pid"], signal.SIGKILL)
+        probers[-1].channel._process.wait(10)
+
+    outcome = compare.compare(
+        pair_of(url, url), profile_of(LATENCY), tmp_path, seed=1, progress=after_block(2, kill)
+    )
+    assert isinstance(outcome.failure, errors.EngineFailed), outcome.failure
+    assert "client client was lost before the job 'open'" in str(outcome.failure)
+    assert "It ended with status -9" in str(outcome.failure)
+    found = store.load(outcome.folder)
+    assert found["status"] == "incomplete" and len(found["trials"]) == 8
+    # And not as if it still ran.
+    assert "was lost" in found["reason"] and found["finished"] is not None
+
+
+def test_a_member_whose_page_becomes_empty_supports_no_claim(bed, pair_of, profile_of, tmp_path):
+    """Through both VIPs, 200 each time, and whole by its own Content-Length: faster, perhaps."""
+    url = bed.vip("emptied", 89)
+    page = bed.folder / "www" / "index.html"
+    full, empty = page.with_name("full.html"), page.with_name("empty.html")
+    os.link(page, full)
+    empty.write_bytes(b"")
+    try:
+        outcome = compare.compare(
+            pair_of(url, url), profile_of(REQUESTS), tmp_path, seed=1,
+            progress=after_block(2, lambda: os.replace(empty, page)),
+        )  # fmt: skip
+    finally:
+        os.replace(full, page)
+    assert outcome.complete, outcome.failure
+    trials = outcome.document["trials"]
+    assert all(not trial["failed"] and not trial["void"] for trial in trials[:8])
+    for trial in trials[8:]:
+        assert set(trial["failed"]) == {"length 0, not 64"} and trial["requests"] == 0
+        assert "length 0, not 64" in trial["void"][-1]
+    assert not outcome.document["verdict"]["sound"]
+    finding = outcome.analysis.metric("requests.rate").finding
+    assert finding.verdict == "could not tell", finding
+
+
 @pytest.mark.series
 def test_responses_that_fail_under_way_support_no_claim(bed, pair_of, profile_of, tmp_path):
     """Every tenth request of one VIP is answered 503: faster, perhaps, but not valid."""
     good = bed.vip("good2", 94)
     bad = bed.vip("bad2", 95, extra="  http-request return status 503 if { rand(10) eq 0 }\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare.preflight, "look", lambda pair, profile, crew: ({}, pair))
+        seen = {role: {"length": 64} for role in ("normal", "sriov")}
+        patch.setattr(compare.preflight, "look", lambda pair, profile, crew: (seen, pair))
         outcome = compare.compare(pair_of(good, bad), profile_of(REQUESTS), tmp_path)
     assert outcome.complete
     finding = outcome.analysis.metric("requests.rate").finding

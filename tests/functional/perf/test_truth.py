@@ -38,6 +38,10 @@ REQUESTS = {
 }
 
 
+#: Nanoseconds that both ways through a veth pair may take, a softirq each: usually about 10 us.
+VETH = 40_000
+
+
 @pytest.fixture(scope="module")
 def normal(bed):
     return bed.vip("normal", 80)
@@ -57,9 +61,14 @@ def test_a_vip_compared_with_itself_is_not_called_different(
 ):
     """A/A: the same load balancer under both names. And the run is whole on disk."""
     outcome = compare.compare(
-        pair_of(normal, normal), profile_of(LATENCY, REQUESTS), tmp_path, seed=3
+        pair_of(normal, normal), profile_of(LATENCY, REQUESTS, alpha=0.01), tmp_path, seed=3
     )
     assert outcome.complete, outcome.failure
+    # Something could have been told: else the test shows nothing.
+    for metric in outcome.analysis.metrics:
+        if metric.metric.claim:
+            assert not metric.finding.reasons, (metric.identifier, metric.finding.reasons)
+            assert metric.finding.ratio is not None, metric.finding
     verdicts = {m.identifier: m.finding.verdict for m in outcome.analysis.metrics}
     assert verdict.FASTER not in verdicts.values(), verdicts
     assert verdict.SLOWER not in verdicts.values(), verdicts
@@ -97,11 +106,12 @@ def test_a_stop_of_200_ms_is_seen_by_the_open_loop_and_missed_by_the_closed_one(
     wait 100 ms or more, and the 99th percentile is near 180 ms, by arithmetic. A closed loop
     has at most one request per connection in the stop: its 99th percentile stays small."""
     stop, seconds = 0.2, 2.0
+    stops = []
 
     def run(job):
         def halt():
             started.wait()
-            bed.pause("normal", stop)
+            stops.append(bed.pause("normal", stop))
 
         started = threading.Event()
         thread = threading.Thread(target=halt)
@@ -114,15 +124,16 @@ def test_a_stop_of_200_ms_is_seen_by_the_open_loop_and_missed_by_the_closed_one(
         return report
 
     common = {"url": normal, "warmup": 0.2, "connections": 16}
-    # Another job on this machine can stall an attempt by itself: that only adds to the waiting.
     report = run(
         {**common, "job": "open", "schedule": [[500, 500, seconds + 0.2]], "stamps": True}
     )
     times = Times(report["raw"])
     latency = Histogram.of(np.maximum(times.latency(), 0), times.lost)
     late = float((times.response() >= 100e6).mean())
-    assert 0.035 <= late <= 0.25, late
-    assert latency.percentile(99) >= 130e6, latency.percentile(99)
+    # As long as the stop really was; another job on this machine can add a little to the waiting.
+    waiting, tail = (stops[0] - 0.1) / seconds, (stops[0] - 0.01 * seconds) * 1e9
+    assert 0.7 * waiting <= late <= 1.7 * waiting, (late, stops)
+    assert 0.7 * tail <= latency.percentile(99) <= 1.5 * tail, (latency.percentile(99), stops)
     closed = run({**common, "job": "closed", "seconds": seconds, "tick": 60})
     naive = Histogram.of_sparse(closed["latency"])
     slow = sum(int(c) for v, c in zip(*naive.stretch(), strict=True) if v >= 100e6)
@@ -196,6 +207,8 @@ def test_the_probe_agrees_with_captures_at_both_ends(bed, normal, generator, tmp
     )  # fmt: skip
     times = Times(report["raw"])
     stamped = times.kernel[times.answered]
+    # What users are told: the histogram of what the probe takes for the latency.
+    told = Histogram.of(times.latency(), times.lost)
     # tcpdump gets its packets a block at a time.
     deadline = time.monotonic() + 15
     while any(len(conversations(path)) < len(stamped) for path in paths.values()):
@@ -212,13 +225,12 @@ def test_the_probe_agrees_with_captures_at_both_ends(bed, normal, generator, tmp
     }
     assert len(seen["client"]) == len(seen["lb"]) == len(stamped)
     for q in (50, 99):
-        probe, client, server = (
-            float(np.percentile(v, q)) for v in (stamped, seen["client"], seen["lb"])
-        )
+        client, server = (float(np.percentile(seen[name], q)) for name in ("client", "lb"))
         allowed = max(2_000, 0.02 * client)
-        assert abs(probe - client) <= allowed, (q, probe, client)
-        # The rest of the way is a veth pair: what the far end took is nearly all of it.
-        assert server <= client, (q, server, client)
+        for probe in (float(np.percentile(stamped, q)), told.percentile(q)):
+            assert abs(probe - client) <= allowed, (q, probe, client)
+        # The rest of the way is a veth pair.
+        assert 0 <= client - server <= allowed + VETH, (q, server, client)
     # Request by request, not only as a distribution.
     order = np.argsort(times.sent[times.answered], kind="stable")
     out = np.array(sorted(conversations(paths["client"])))

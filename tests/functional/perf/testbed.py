@@ -242,14 +242,16 @@ class TestBed:
         )
         self._start(name, "lb", ["haproxy", "-db", "-f", str(config)])
 
-    def pause(self, name: str, seconds: float) -> None:
-        """Stop a process for that long: the stall a client would see."""
+    def pause(self, name: str, seconds: float) -> float:
+        """Stop a process for that long: the stall a client would see; returns how long it was."""
         process = self.processes[name]
+        begun = time.monotonic()
         process.send_signal(signal.SIGSTOP)
         try:
             time.sleep(seconds)
         finally:
             process.send_signal(signal.SIGCONT)
+        return time.monotonic() - begun
 
     def kill(self, name: str) -> None:
         self.processes[name].kill()

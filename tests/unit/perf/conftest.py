@@ -47,9 +47,9 @@ class Server:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         data = b""
         try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while True:
                 while b"\r\n\r\n" not in data:
                     piece = connection.recv(4096)
@@ -110,7 +110,7 @@ class FakeEngine:
         return [
             Metric("rate", "Requests per second", "1/s", "higher"),
             Metric("p50", "Latency, median", "ns", "lower", histogram="latency", percentile=50),
-            Metric("loss", "Lost", "1", "lower", claim=False, note="not tested here"),
+            Metric("loss", "Lost", "share", "lower", claim=False, note="not tested here"),
         ]
 
     def unfit(self, stage, pair):

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import os
+import random
 import socket
 import subprocess
 import sys
@@ -19,9 +22,17 @@ from sriov_lb_perf.agent import closed_uring
 from sriov_lb_perf.agent.closed import run_closed
 from sriov_lb_perf.agent.connect import run_connect
 from sriov_lb_perf.agent.errors import JobError
-from sriov_lb_perf.agent.http import Head, Reader
+from sriov_lb_perf.agent.http import MAX_VARIANTS, Ended, Head, Reader
 from sriov_lb_perf.agent.machine import Health
-from sriov_lb_perf.agent.schedule import arrivals
+from sriov_lb_perf.agent.open_loop import Binned, Each
+from sriov_lb_perf.agent.schedule import (
+    MAX_PLANNED,
+    RAW_LIMIT,
+    all_arrivals,
+    arrivals,
+    offered,
+    plan,
+)
 from sriov_lb_perf.agent.uring import Ring, Unavailable
 from sriov_lb_perf.clients import Client, Generator, LocalHost
 from sriov_lb_perf.engines.probe import Times
@@ -305,6 +316,128 @@ def test_download_counts_bytes_of_bodies(generator, server, response):
     assert abs(report["bytes"] / size - report["objects"]) <= 3
 
 
+#: A short job of each kind that asks for objects, beside its URL.
+ASKING = [
+    {"job": "closed", "engine": "epoll", "connections": 2, "seconds": 0.2},
+    {"job": "closed", "engine": "io_uring", "connections": 2, "seconds": 0.2},
+    {"job": "connect", "engine": "epoll", "concurrency": 2, "seconds": 0.2},
+    {"job": "connect", "engine": "io_uring", "concurrency": 2, "seconds": 0.2},
+    {"job": "open", "connections": 2, "schedule": [[100, 100, 0.2]]},
+    {"job": "dial", "schedule": [[100, 100, 0.2]]},
+    {"job": "hold", "connections": 8, "seconds": 0.1},
+    {"job": "download", "connections": 2, "seconds": 0.2},
+]
+
+
+def good(report: dict) -> int:
+    """Answers that counted, of whatever job: each is told by its body."""
+    return sum(variant["count"] for variant in report["variants"])
+
+
+@pytest.mark.parametrize("job", ASKING, ids=lambda job: f"{job['job']}-{job.get('engine', '')}")
+def test_an_answer_of_another_length_has_failed(generator, server, response, job):
+    """200 and whole by its own Content-Length, but not the object: half of it, or nothing."""
+    if job.get("engine") == "io_uring" and not has_uring():
+        pytest.skip("this kernel, or what confines this process, offers no io_uring")
+    job = {"url": server.url, "warmup": 0, **job}
+
+    def mixed(request):
+        return (server.ok(request), response(200, b"member-1"), response(200, b""))[
+            server.requests % 3
+        ]
+
+    server.answer = mixed
+    report = generator.job({**job, "length": 64}, seconds=3)
+    bad = {what: n for what, n in report["failed"].items() if what.startswith("length ")}
+    assert set(bad) == {"length 8, not 64", "length 0, not 64"} == set(report["failed"])
+    # Two answers of three, but for those under way at the end.
+    assert sum(bad.values()) == pytest.approx(2 * good(report), abs=6)
+    assert [variant["length"] for variant in report["variants"]] == [64]
+    # The control: nobody knows the length, or it is the right one.
+    server.answer = server.ok
+    for length in ({}, {"length": 64}):
+        report = generator.job({**job, **length}, seconds=3)
+        assert report["failed"] == {} and good(report) > 0
+
+
+def test_lengths_that_are_made_up_fill_no_memory(response):
+    reader, ended = Reader(1), Ended(1)
+    for size in range(2, 300):
+        assert reader.feed(5, response(200, b"x" * size)) == (False, False)
+        ended.judge(response(200, b"x" * size))
+    assert len(reader.failed) == MAX_VARIANTS + 1 and reader.failed["length not 1"] > 200
+    assert ended.judge(response(200, b"x" * 300)) == "length not 1"
+    assert ended.judge(response(200, b"x" * 2)) == "length 2, not 1"
+
+
+def test_small_objects_of_a_download_tell_their_member(generator, server, response):
+    size = 16_384
+    bodies = [b"member-%d " % n + b"x" * (size - 9) for n in (1, 2)]
+    server.answer = lambda _: response(200, bodies[server.requests % 2])
+    job = {"job": "download", "url": server.url, "connections": 2, "warmup": 0, "seconds": 0.3}
+    report = generator.job(job, seconds=1)
+    counts = {v["head"][:8]: v["count"] for v in report["variants"]}
+    assert set(counts) == {"member-1", "member-2"}
+    assert sum(counts.values()) == report["objects"] > 10
+    # A larger one is not kept, and neither is what is not copied.
+    assert generator.job({**job, "discard": True}, seconds=1)["variants"] == []
+    server.answer = lambda _: response(200, b"x" * (size + 1))
+    report = generator.job(job, seconds=1)
+    assert report["variants"] == [] and report["objects"] > 0
+
+
+def test_a_body_longer_than_announced_fails_a_download(generator, server):
+    server.answer = lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc"
+    report = generator.job(
+        {"job": "download", "url": server.url, "connections": 1, "warmup": 0, "seconds": 0.1},
+        seconds=1,
+    )
+    assert report["objects"] == 0 and set(report["failed"]) == {"longer than its Content-Length"}
+
+
+def test_a_command_is_run_and_the_machine_watched_meanwhile(generator):
+    code = "import time; end = time.process_time() + 0.2\nwhile time.process_time() < end: pass\n"
+    code += "print('out'); import sys; sys.exit('err')"
+    report = generator.job(
+        {"job": "command", "argv": [sys.executable, "-c", code], "timeout": 20}, seconds=20
+    )
+    assert (report["status"], report["stdout"], report["stderr"]) == (1, "out\n", "err\n")
+    health = report["health"]
+    assert health["wall_s"] >= 0.2 and 0.2 <= health["cpu_share"] * health["wall_s"] < 5
+    assert health["machine_busy_share"] > 0 and health["clock_step_ns"] == 0
+    assert {"machine_steal_share", "backlog_drops", "tcp"} <= set(health)
+    assert health["waiting_for_cpu_share"] is None or health["waiting_for_cpu_share"] >= 0
+
+
+def test_a_command_is_not_pinned_with_the_generator(generator):
+    one = min(os.sched_getaffinity(0))
+    assert generator.job({"job": "facts", "cpu": one})
+    code = "import os; print(sorted(os.sched_getaffinity(0)))"
+    report = generator.job(
+        {"job": "command", "argv": [sys.executable, "-c", code], "timeout": 20}, seconds=20
+    )
+    assert json.loads(report["stdout"]) == sorted(os.sched_getaffinity(0))
+
+
+def test_a_command_that_does_not_end_or_is_not_there_is_the_client_s_fault(generator):
+    with pytest.raises(errors.ClientFailed, match="sleep did not end within 0.2 s"):
+        generator.job({"job": "command", "argv": ["sleep", "60"], "timeout": 0.2}, seconds=5)
+    with pytest.raises(errors.ClientFailed, match="no-such-program"):
+        generator.job({"job": "command", "argv": ["no-such-program"], "timeout": 1}, seconds=5)
+    generator.send({"job": "command", "argv": ["sleep", "60"], "timeout": 60})
+    generator.send({"job": "stop"})
+    with pytest.raises(errors.EngineFailed, match="stopped"):
+        generator.finish("command", 5)
+
+
+def test_a_generator_that_is_gone_when_a_job_is_to_begin_is_named(generator):
+    """Killed between two jobs: the pipe is broken before anything is sent."""
+    os.kill(generator.hello["pid"], 9)
+    generator.channel._process.wait(10)
+    with pytest.raises(errors.EngineFailed, match="here was lost before the job 'facts'.*-9"):
+        generator.job({"job": "facts"})
+
+
 @pytest.mark.parametrize(
     ("job", "kind", "words"),
     [
@@ -354,16 +487,18 @@ def test_it_ends_when_the_tester_hangs_up(server):
 
 
 def test_arrivals_are_regular_stepped_ramped_or_poisson():
-    constant = arrivals({"schedule": [[10, 10, 1.0]]})
+    constant = list(arrivals({"schedule": [[10, 10, 1.0]]}))
     assert [round(t / 1e6) for t in constant] == [0, 100, 200, 300, 400, 500, 600, 700, 800, 900]
-    stepped = arrivals({"schedule": [[10, 10, 1.0], [0, 0, 1.0], [20, 20, 1.0]]})
+    stepped = list(arrivals({"schedule": [[10, 10, 1.0], [0, 0, 1.0], [20, 20, 1.0]]}))
     assert len(stepped) == 30
     assert not [t for t in stepped if 1e9 < t < 2e9]
-    ramped = np.array(arrivals({"schedule": [[0, 100, 2.0]]}))
+    ramped = np.array(list(arrivals({"schedule": [[0, 100, 2.0]]})))
     assert len(ramped) == 100
     # The offered number grows with the square of time.
     assert abs((ramped < 1e9).sum() - 25) <= 1
-    poisson = np.array(arrivals({"schedule": [[1000, 1000, 10.0]], "arrivals": "poisson"}))
+    poisson = np.array(
+        list(arrivals({"schedule": [[1000, 1000, 10.0]], "arrivals": "poisson"}))
+    )
     gaps = np.diff(poisson)
     assert abs(len(poisson) - 10_000) < 400
     assert 0.9 < gaps.std() / gaps.mean() < 1.1
@@ -371,9 +506,103 @@ def test_arrivals_are_regular_stepped_ramped_or_poisson():
     assert list(again) == list(poisson)
 
 
-def test_a_schedule_too_long_to_keep_is_refused():
+def test_poisson_times_are_those_of_the_seed_however_many_are_taken():
+    """Against the sum of the exponential clock itself, also of a schedule longer than memory."""
+    source = random.Random(7)
+    owed = itertools.accumulate(source.expovariate(1.0) for _ in range(1000))
+    expected = [int(each / 40_000 * 1e9) for each in owed]
+    job = {"schedule": [[40_000, 40_000, 1e6]], "arrivals": "poisson", "seed": 7}
+    found = list(itertools.islice(arrivals(job), 1000))
+    assert np.abs(np.array(found) - expected).max() <= 1
+
+
+def test_a_schedule_of_which_each_request_is_kept_may_be_too_long():
+    assert len(all_arrivals({"schedule": [[1000, 1000, 1.0]]}, 0)[0]) == 1000
     with pytest.raises(JobError, match="split"):
-        arrivals({"schedule": [[1e6, 1e6, 60.0]]})
+        all_arrivals({"schedule": [[1e6, 1e6, 60.0]]}, 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "raw"), [({}, True), ({"warmup": 1.0}, True), ({"raw": False}, False)]
+)
+def test_times_are_reported_one_by_one_up_to_the_limit_warm_up_included(more, raw):
+    """Known before anything is sent, also of Poisson times, whose number is drawn."""
+    job = {"warmup": 0.0, "arrivals": "poisson", **more}
+    most = {**job, "schedule": [[RAW_LIMIT / 10, RAW_LIMIT / 10, 10.0]]}
+    assert plan(most).raw == raw
+    assert not plan({**job, "schedule": [[RAW_LIMIT / 10 + 1, RAW_LIMIT / 10 + 1, 10.0]]}).raw
+
+
+@pytest.mark.parametrize("stamps", [False, True])
+def test_times_that_are_counted_at_once_are_those_that_are_kept(stamps):
+    """The same requests told to both books: sent or not, answered or not, in the warm-up or not."""
+    source = random.Random(3)
+    each, binned = Each(20_000, stamps), Binned(20_000, stamps)
+    for number in range(400):
+        due = number * 1000
+        if number >= 380:
+            each.unsent(due), binned.unsent(due)
+            continue
+        ready = due + source.choice((0, 5_000_000))
+        sent = ready + source.randrange(1000)
+        names = [book.leave(due, ready, sent) for book in (each, binned)]
+        if number % 7:
+            came = (sent + source.randrange(20_000_000), source.choice((-1, 1_000_000)), -1)
+            for book, name in zip((each, binned), names, strict=True):
+                book.came(name, *came)
+    kept, counted = each.report(), binned.report()
+    for what, count in (("planned", 380), ("unsent", 20), ("lost", 72), ("answered", 308)):
+        assert kept[what] == counted[what] == count, what
+    times = Times(kept["raw"])
+    stamped = times.answered & (times.kernel >= 0)
+    expected = {
+        "response": times.response(),
+        "service": (times.done - times.sent)[times.answered],
+        "lag": times.lag(),
+        "kernel": (times.ready - times.due + times.kernel)[stamped] if stamps else None,
+    }
+    for name, values in expected.items():
+        if values is None:
+            assert counted["binned"][name] is None
+            continue
+        found = Histogram.of_sparse(counted["binned"][name])
+        assert len(found) == len(values) > 0, name
+        for q in (1, 50, 99):
+            exact = Histogram.of(values).percentile(q)
+            assert found.percentile(q) == pytest.approx(exact, rel=2e-3, abs=512), (name, q)
+
+
+def test_a_load_of_any_length_begins_at_once_and_keeps_its_times(generator, server):
+    """Two minutes at 50,000/s, more than could be kept: 20/s first, then it is stopped."""
+    job = {
+        "job": "open", "url": server.url, "connections": 4, "warmup": 0.1, "raw": False,
+        "tick": 0.2, "schedule": [[20, 20, 1.0], [50_000, 50_000, 120.0]],
+    }  # fmt: skip
+    assert offered(job) > MAX_PLANNED
+    begun = time.monotonic()
+    generator.send(job)
+    ticks = [generator.read(time.monotonic() + 10) for _ in range(3)]
+    generator.send({"job": "stop"})
+    with pytest.raises(errors.EngineFailed, match="the tester stopped the job"):
+        generator.finish("open", 5)
+    assert time.monotonic() - begun < 5
+    assert [tick["report"] for tick in ticks] == ["tick"] * 3
+    # After 0.2, 0.4 and 0.6 s; on a busy machine a report may be late.
+    assert all(4 * n <= tick["sent"] <= 4 * n + 8 for n, tick in enumerate(ticks, 1)), ticks
+
+
+def test_a_load_of_which_little_could_be_sent_says_how_much_there_was(generator, server):
+    """Planned is what the schedule had, also where the target took hardly any of it."""
+    server.answer = lambda request: b"" if server.requests > 4 else server.ok(request)
+    report = generator.job(
+        {
+            "job": "open", "url": server.url, "connections": 4, "warmup": 0.1, "raw": False,
+            "grace": 0.1, "schedule": [[1_000_000, 1_000_000, 0.3]],
+        },
+        seconds=5,
+    )  # fmt: skip
+    assert report["planned"] == 200_000 and report["unsent"] == 200_000
+    assert report["lost"] == 200_000 and report["unsent_by_own_fault"] == 0
 
 
 def test_responses_are_read_in_pieces_of_any_size(response):

@@ -116,7 +116,7 @@ def test_the_first_round_trip_of_a_connection_is_where_it_is_looked_for(server):
     assert found == pytest.approx(rtt * 1e6, abs=1000), said
 
 
-def test_every_field_a_sample_needs_is_there(server, stage_of):
+def test_every_field_a_sample_needs_is_there(server, stage_of, response):
     """Through the host's side: the sample's metrics are those that were announced."""
     here = Client("here", "local")
     prober = Generator.start(here, LocalHost())
@@ -128,6 +128,7 @@ def test_every_field_a_sample_needs_is_there(server, stage_of):
 
     class Crew:
         limits, clients, swarm = Limits(steal=1.0, failed=0.1), (here,), None
+        length_of = staticmethod({server.url: 64}.__getitem__)
 
     Crew.prober = prober
     engine = ConnectProbe()
@@ -136,6 +137,8 @@ def test_every_field_a_sample_needs_is_there(server, stage_of):
         sample = engine.measure(Trial(1, stage, "A", 0, 0), pair, Crew)
         server.answer = lambda request: b""
         bad = engine.measure(Trial(2, stage, "A", 0, 1), pair, Crew)
+        server.answer = lambda request: response(200, b"sorry")
+        other = engine.measure(Trial(3, stage, "A", 0, 2), pair, Crew)
     finally:
         prober.close()
     for metric in engine.metrics(stage):
@@ -148,6 +151,8 @@ def test_every_field_a_sample_needs_is_there(server, stage_of):
     # An answer that is no good voids the sample, though the connection came up in time.
     assert bad.values["loss"] == 0.0
     assert "closed before an answer" in bad.void[-1], bad.void
+    # Nor does one that is whole and not what the VIP served before.
+    assert other.broke and "length 5, not 64" in other.void[-1], other.void
 
 
 def test_it_can_be_stopped_and_the_engine_lives_on(generator, server):

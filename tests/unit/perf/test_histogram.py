@@ -88,4 +88,18 @@ def test_what_the_agent_counts_arrives(values):
         exact = Histogram.of(values).percentile(q)
         # 512 ns fine, 8 us (0.1 %) coarse
         assert found.percentile(q) == pytest.approx(exact, rel=2e-3, abs=512)
-    assert counts.take() == [{"shift": 9, "bins": []}, {"shift": 13, "bins": []}]
+    assert counts.take() == [{"shift": 9, "bins": []}]
+
+
+def test_what_the_agent_counts_of_slow_answers_fits_a_few_bins_however_many_they_are():
+    """From the first coarse one to two minutes; each within 0.1 % of what it was."""
+    counts = Counts()
+    slow = np.geomspace(8.5e6, 120e9, 100_000).astype(int).tolist()
+    for value in slow:
+        counts.add(value)
+    parts = counts.take()
+    assert sum(len(part["bins"]) for part in parts) < 20_000
+    assert sum(count for part in parts for _, count in part["bins"]) == len(slow)
+    bins = iter((part["shift"], at) for part in parts for at, n in part["bins"] for _ in range(n))
+    for value, (shift, at) in zip(slow, bins, strict=True):
+        assert at << shift <= value < at + 1 << shift and 1 << shift <= value / 1000

@@ -153,20 +153,71 @@ def test_a_regression_is_told_once_with_metric_run_and_size(path, night_of, tmp_
 
 
 @pytest.mark.parametrize("how", ["no ratio", "not measured"])
-def test_a_figure_that_is_gone_is_not_nothing_moved(path, night_of, tmp_path, how):
+def test_a_figure_that_is_gone_is_not_nothing_moved_on_any_night(path, night_of, tmp_path, how):
     with nightly.held(path) as history:
         for number in range(8):
             made = night_of(number)
             night = nightly.conclude(history, made, tmp_path)
         assert night.status == nightly.NOTHING_MOVED
-        last = night_of(8)
-        tested = [metric for metric in last["metrics"] if metric["tested"]]
-        tested[0]["ratio"] = None
-        if how == "not measured":
-            last["metrics"].remove(tested[0])
-        night = nightly.conclude(history, last, tmp_path)
-    assert night.status == nightly.COULD_NOT_TELL
-    assert f"there is no figure of {tested[0]['title']}" in night.sentence
+        for number in range(8, 14):
+            made = night_of(number)
+            tested = [metric for metric in made["metrics"] if metric["tested"]]
+            tested[0]["ratio"] = None
+            if how == "not measured":
+                made["metrics"].remove(tested[0])
+            night = nightly.conclude(history, made, tmp_path)
+            assert night.status == nightly.COULD_NOT_TELL, number
+            assert f"there is no figure of {tested[0]['title']}" in night.sentence
+            assert "run night-0007 was the last" in night.sentence
+        night = nightly.conclude(history, night_of(14), tmp_path)
+    assert night.status == nightly.NOTHING_MOVED
+
+
+def test_what_the_profile_no_longer_asks_for_is_not_gone(path, night_of, tmp_path):
+    with nightly.held(path) as history:
+        for number in range(10):
+            made = night_of(number)
+            if number >= 8:
+                first = next(metric for metric in made["metrics"] if metric["tested"])["stage"]
+                made["metrics"] = [m for m in made["metrics"] if m["stage"] != first]
+                profile = made["profile"]
+                profile["stages"] = [s for s in profile["stages"] if s["name"] != first]
+            night = nightly.conclude(history, made, tmp_path)
+    assert night.status == nightly.NOTHING_MOVED
+
+
+def test_a_percentile_that_stays_infinite_is_a_regression_told_once(path, night_of, tmp_path):
+    with nightly.held(path) as history:
+        for number in range(8):
+            nightly.conclude(history, night_of(number), tmp_path)
+        told = []
+        for number in range(8, 13):
+            made = night_of(number)
+            worst = next(metric for metric in made["metrics"] if metric["tested"])
+            worst["ratio"], worst["values"]["B"]["value"] = None, "Infinity"
+            told.append(nightly.conclude(history, made, tmp_path))
+    assert [night.status for night in told] == [
+        nightly.COULD_NOT_TELL, nightly.COULD_NOT_TELL, nightly.REGRESSION,
+        nightly.COULD_NOT_TELL, nightly.COULD_NOT_TELL,
+    ]  # fmt: skip
+    assert f"regression: {worst['title']}" in told[2].sentence
+    assert "since run night-0008" in told[2].sentence
+
+
+def test_the_normal_vip_alone_is_told_without_the_word_regression(path, night_of, tmp_path):
+    with nightly.held(path) as history:
+        told = []
+        for number in range(30):
+            made = night_of(number)
+            for metric in made["metrics"]:
+                if metric["tested"] and number >= 15:
+                    factor = 0.8 if metric["better"] == "higher" else 1.25
+                    metric["values"]["A"]["value"] *= factor
+            told.append(nightly.conclude(history, made, tmp_path))
+    moved = [night for night in told if night.fresh]
+    assert moved and {night.status for night in moved} == {nightly.NOTHING_MOVED}
+    for night in moved:
+        assert "worse: " in night.sentence and "regression:" not in night.sentence
 
 
 def test_a_regression_near_an_improvement_is_another_change(path, night_of, tmp_path):

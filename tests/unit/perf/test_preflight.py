@@ -13,6 +13,7 @@ from sriov_lb_perf import errors, preflight, profiles
 from sriov_lb_perf.clients import Client, Generator, LocalHost
 from sriov_lb_perf.targets import Pair, Target, at_path
 from sriov_lb_perf.trials.run import run_profile
+from sriov_lb_tests.wire.host import Result
 
 HERE = Client("here", "local")
 COMMON = {"title": "Stage", "seconds": 1, "warmup": 0, "blocks": 1}
@@ -21,6 +22,7 @@ STAGES = {
     "udp": {"engine": "udp-latency", "parameters": {"rate": 100, "timeout": 0.2}},
     "sized": {"engine": "http-rate", "parameters": {"object": 64}},
     "large": {"engine": "http-goodput"},
+    "iperf3": {"engine": "iperf3"},
 }
 
 
@@ -36,10 +38,23 @@ def profile_of(*names: str, optional: bool = True):
     )  # fmt: skip
 
 
+class Commands:
+    """A host whose every command ends in the same way."""
+
+    def __init__(self, status: int, stdout: str = "", stderr: str = "") -> None:
+        self.result = Result((), status, stdout, stderr, 0.0)
+        self.ran: list[list[str]] = []
+
+    def run(self, argv, **_options):
+        self.ran.append(argv)
+        return self.result
+
+
 @pytest.fixture
 def crew():
     class Crew:
         clients = (HERE,)
+        hosts = {HERE.name: Commands(0, "{}")}
         prober = Generator.start(HERE, LocalHost())
 
     yield Crew
@@ -119,6 +134,26 @@ def test_an_object_of_another_size_or_none_at_all_is_told(crew, server, response
     server.answer = lambda request: response(404 if b"/l" in request else 200, b"x" * 64)
     assert reason(pair, profile_of("sized"), crew, "objects") == ""
     assert "answers status 404" in reason(pair, profile_of("large"), crew, "large")
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        (Commands(0, '{"end": {}}'), ""),
+        (Commands(1, '{"error": "unable to connect to server"}'), "ends with: unable to connect"),
+        (Commands(127, "", "iperf3: not found"), "cannot be run (status 127: iperf3: not found)"),
+    ],
+)
+def test_iperf3_that_does_not_run_or_reaches_nobody_is_told(crew, server, host, told):
+    crew.hosts[HERE.name] = host
+    pair = pair_of(server, iperf3=("127.0.0.1", 5201))
+    why = reason(pair, profile_of("iperf3"), crew, "iperf3")
+    if told:
+        assert why.count(told) == 2 and "iperf3 to the normal VIP, 127.0.0.1 port 5201, " in why
+    else:
+        assert why == ""
+    # Each VIP was tried, at its address.
+    assert [argv[argv.index("--client") + 1] for argv in host.ran] == ["127.0.0.1"] * 2
 
 
 def test_a_stage_that_may_not_be_left_out_ends_the_run_before_anything_is_measured(

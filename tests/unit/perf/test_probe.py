@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import array
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,6 +71,9 @@ class Crew:
         self.report = report
         self.prober = self
 
+    def length_of(self, url):
+        return {"http://192.0.2.1/": 64}[url]
+
     def job(self, job, seconds):
         self.jobs.append(job)
         stamped = "192.0.2.1" in job["url"]
@@ -124,6 +128,38 @@ def test_the_schedule_is_the_same_for_both_vips_of_a_block_and_another_in_the_ne
         engine.measure(Trial(1, stage, side, block, 0), pair, crew)
     seeds = [job["seed"] for job in crew.jobs]
     assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_every_request_knows_how_long_its_answer_is_to_be(stage, pair):
+    """That of the normal VIP, through both; a size that the stage asks for needs no look."""
+    crew = Crew()
+    for side in "AB":
+        measure(stage, pair, crew, side)
+    assert len(crew.jobs) == 6 and {job["length"] for job in crew.jobs} == {64}
+    sized = dataclasses.replace(stage, parameters={"rate": 1000, "object": 1024})
+    both = Pair(
+        *(dataclasses.replace(vip, objects={1024: "/1k"})
+          for vip in (pair.reference, pair.candidate)),
+        pair.clients,
+    )  # fmt: skip
+    crew = Crew()
+    measure(sized, both, crew)
+    assert {job["length"] for job in crew.jobs} == {1024}
+
+
+def test_so_does_every_request_of_the_load_beside_it(stage, pair):
+    begun = []
+    swarm = SimpleNamespace(
+        begin=lambda jobs: begun.append(jobs) or 1, await_progress=lambda: None,
+    )  # fmt: skip
+    crew = SimpleNamespace(
+        clients=Crew.clients, swarm=swarm, jobs=lambda job, shared: {"client": {**job, **shared}}
+    )
+    engine = LatencyProbe()
+    engine.configure(stage, pair, Crew())
+    engine._begin_background(Trial(1, stage, "B", 0, 0, 100.0), pair.candidate.url, crew)
+    (job,) = begun[0].values()
+    assert job["length"] == 64 and job["url"] == "http://192.0.2.2/"
 
 
 def test_a_generator_that_did_not_send_voids_its_sample(stage, pair):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from sriov_lb_perf import errors, profiles, targets
+from sriov_lb_perf.agent import schedule
 from sriov_lb_perf.clients import Client
 from sriov_lb_perf.engines import registry
 
@@ -35,6 +36,42 @@ def test_smoke_takes_at_most_two_minutes():
     assert profiles.load("smoke").time_limit <= 120
 
 
+LATENCY = {
+    "name": "latency", "title": "Latency", "engine": "http-latency", "seconds": 99,
+    "warmup": 1, "blocks": 1, "parameters": {"rate": 2000},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["http-latency", "connect-latency", "udp-latency"])
+def test_a_probe_may_keep_as_many_times_as_its_agent_does(data, engine):
+    data.update(time_limit=10_000, claims=[])
+    stage = {**LATENCY, "engine": engine}
+    data["stages"][0] = stage
+    (kept, *_) = profiles.from_mapping(data, "mine").stages
+    job = {"schedule": [[2000, 2000, kept.trial_seconds]], "warmup": kept.warmup}
+    assert schedule.plan(job).raw
+    with pytest.raises(errors.BadProfile, match="stage latency: rate 2001 .* 200,100 requests"):
+        stage["parameters"] = {"rate": 2001}
+        profiles.from_mapping(data, "mine")
+    # A rate search has a rate that is no probe's.
+    stage.update(engine="rate-search", parameters={"rate": 1e6, "highest": 1e6})
+    assert profiles.from_mapping(data, "mine")
+
+
+def test_a_load_beside_a_probe_takes_its_time_and_that_is_counted(data):
+    """It outlasts the probe, and its end is reported: measured, 0.63 s a trial, and 0.2 s more
+    between two blocks."""
+    data["time_limit"] = 1000
+    before = profiles.from_mapping(data, "mine").most_seconds()
+    loaded = {**LATENCY, "name": "loaded", "seconds": 0.8, "warmup": 0.2, "load": 0.5, "blocks": 5}
+    data["stages"].append(loaded)
+    more = profiles.from_mapping(data, "mine").most_seconds() - before
+    assert 5 * 4 * (1.0 + 0.68) <= more <= 5 * 4 * (1.0 + 1.0)
+    data["time_limit"] = before + more - 0.5
+    with pytest.raises(errors.BadProfile, match="cannot finish in its time"):
+        profiles.from_mapping(data, "mine")
+
+
 @pytest.fixture
 def data():
     return copy.deepcopy(profiles.load("smoke").source)
@@ -57,11 +94,23 @@ def change(data, path, value):
         (["stages", 0, "parameters", "speed"], 1, "speed"),
         (["stages", 1, "name"], "latency", "used twice"),
         (["stages", 1, "blocks"], {"least": 9, "most": 6, "until": 0.1}, "most .6. is less"),
-        (["stages", 0, "load"], 0.5, "no http-rate stage comes before"),
+        (
+            ["stages", 0], {**LATENCY, "seconds": 1, "load": 0.5},
+            "no http-rate stage comes before",
+        ),
         (["stages", 1, "load"], 0.5, "stages/1/engine"),
         (["stages", 0, "parameters", "object"], 0, "stages/0/parameters/object"),
         (["limits", "steady"], 0, "limits/steady"),
         (["claims", 0, "metric"], ["goodput.speed"], "unknown metric goodput.speed"),
+        # Also beside one that is known, and whatever the order.
+        (["claims", 0, "metric"], ["goodput.rate", "goodptu.rate"], "metric goodptu.rate; this"),
+        (["claims", 0, "metric"], ["x.rate", "goodput.rate", "y.rate"], "metric x.rate, y.rate;"),
+        # The warm-up counts, too.
+        (
+            ["stages", 0], {**LATENCY, "seconds": 99.5, "warmup": 1.0},
+            "stage latency: rate 2000 for 100.5 s .* is 201,000 requests a trial; a probe keeps "
+            "the times of 200,000 .*Lower rate to 1990 or less",
+        ),
         (["margin"], 0, "margin"),
     ],
 )

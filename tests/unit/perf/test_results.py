@@ -15,6 +15,7 @@ import pytest
 
 from sriov_lb_perf import errors
 from sriov_lb_perf.histogram import Histogram
+from sriov_lb_perf.model import in_a_sentence
 from sriov_lb_perf.results import analysis, store
 from sriov_lb_perf.statistics import verdict
 from sriov_lb_perf.statistics.estimates import Interval
@@ -265,3 +266,16 @@ def test_the_same_seed_repeats_the_order(made_run, fake_engine):
 
     assert order(5) == order(5)
     assert len({tuple(order(seed)) for seed in range(5)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("title", "text"),
+    [
+        ("Requests per second", "requests per second"),
+        ("TCP connect, median", "TCP connect, median"),
+        ("UDP latency, median", "UDP latency, median"),
+        ("Full TLS handshakes per second", "full TLS handshakes per second"),
+    ],
+)
+def test_a_title_in_a_sentence_keeps_its_abbreviation(title, text):
+    assert in_a_sentence(title) == text

@@ -9,7 +9,7 @@ import pytest
 
 from sriov_lb_perf import errors
 from sriov_lb_perf.model import Metric
-from sriov_lb_perf.trials.blocks import blocks_of, complete_blocks
+from sriov_lb_perf.trials.blocks import blocks_of, complete_blocks, is_void
 from sriov_lb_perf.trials.plan import ABBA, BAAB, orders
 from sriov_lb_perf.trials.run import StageRun, background_rate, done
 
@@ -58,6 +58,45 @@ def test_a_block_with_a_void_sample_is_left_out_whole(sample_of):
     ]
     assert len(complete_blocks(samples)) == 3
     assert len(blocks_of("x.rate", RATE, samples).reference) == 2
+
+
+def rounds(sample_of, stage, blocks, *, void=(), value=lambda block, position, side: 1.0):
+    """Samples of blocks of two rounds; ``void``: (block, position) of samples that are."""
+    return [
+        sample_of(side, block, position, stage=stage, value=value(block, position, side),
+                  void=["steal"] if (block, position) in void else [])
+        for block, order in enumerate(orders(1, "x", blocks, 2))
+        for position, side in enumerate(order)
+    ]  # fmt: skip
+
+
+def test_a_block_of_several_rounds_alternates_them_and_counts_them_all(sample_of, stage_of):
+    stage = stage_of(rounds=2)
+    for order in orders(1, "x", 3, 2):
+        assert {order[:4], order[4:]} == {ABBA, BAAB}
+    samples = rounds(
+        sample_of, stage, 2,
+        value=lambda block, position, side: (2.0 if side == "B" else 1.0) * (1 + position // 4),
+    )  # fmt: skip
+    assert len(complete_blocks(samples)) == 2
+    assert complete_blocks(samples[:-1]).keys() == {0}
+    found = blocks_of("x.rate", RATE, samples)
+    assert found.reference == [1.5, 1.5] and found.candidate == [3.0, 3.0]
+    # Against itself: the earlier trials of the rounds beside the later ones.
+    assert found.reference_halves == [(1.5, 1.5)] * 2
+
+
+def test_a_void_sample_takes_its_round_and_half_of_the_rounds_take_the_block(sample_of, stage_of):
+    stage = stage_of(rounds=2)
+
+    def value(block, position, side):
+        return 1.0 + position // 4
+
+    samples = rounds(sample_of, stage, 3, void={(1, 2)}, value=value)
+    assert blocks_of("x.rate", RATE, samples).reference == [1.5, 2.0, 1.5]
+    samples = rounds(sample_of, stage, 3, void={(1, 2), (1, 5)}, value=value)
+    assert blocks_of("x.rate", RATE, samples).reference == [1.5, 1.5]
+    assert [is_void(sides) for sides in complete_blocks(samples).values()] == [False, True, False]
 
 
 def test_an_unfinished_block_does_not_count(sample_of):

@@ -44,7 +44,18 @@ def test_what_belongs_to_the_port_is_stated_and_no_gate_fails():
         ("notrack rules", 4, 0, False),
     ]
     passed, words = amphorae.equality(both, known)
-    assert passed is True and "haproxy threads" in words
+    assert passed is True and "equal in image, os" in words and "haproxy threads" in words
+    assert "not told" not in words
+
+
+def test_what_nobody_told_is_not_called_equal():
+    both = {"A": [amphora(os=None)], "B": [amphora(os=None)]}
+    passed, words = amphorae.equality(both)
+    assert passed is True and words.endswith("; not told: image and os")
+    assert words.startswith("equal in kernel, ")
+    bare = {"name": "single", "facts": {"MAC": "fa:16:3e:00:00:01"}, "during": {}, "failed": ""}
+    passed, words = amphorae.equality({"A": [bare], "B": [bare]})
+    assert passed is None and "nobody tells" in words
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
-from sriov_lb_perf import errors, profiles, targets
-from sriov_lb_perf.engines.base import Limits, failures, members
-from sriov_lb_perf.engines.iperf import sample_of
+from sriov_lb_perf import compare, errors, profiles, targets
+from sriov_lb_perf.engines.base import Crew, Limits, failures, members
+from sriov_lb_perf.engines.iperf import Bandwidth, sample_of
 from sriov_lb_perf.engines.load import ConnectionRate, Goodput, RequestRate, TlsRate, _unsteady
 from sriov_lb_perf.engines.probe import ConnectProbe, LatencyProbe, _not_offered
+from sriov_lb_perf.engines.search import RateSearch
 from sriov_lb_perf.model import Trial
 from sriov_lb_perf.targets import Pair, Target
 from sriov_lb_perf.trials.blocks import complete_blocks
@@ -74,12 +78,12 @@ def test_a_stage_asks_for_the_object_of_its_size_on_its_own_listener(
     made = engine()
     stage = sized(stage_of, made.name)
     assert made.unfit(stage, pair) is None
-    urls = [made._url(Trial(1, stage, side, 0, 0), pair) for side in "AB"]
+    urls = [made._url(stage, pair.side(side)) for side in "AB"]
     assert all(url.startswith(scheme + ":") and url.endswith("/object-16384") for url in urls)
     missing = made.unfit(sized(stage_of, made.name, 1024), pair)
     assert "no object of 1024 bytes" in missing and "`objects`" in missing
     # Without a size: what the target names.
-    plain = made._url(Trial(1, stage_of(engine=made.name), "B", 0, 0), pair)
+    plain = made._url(stage_of(engine=made.name), pair.candidate)
     assert "object" not in plain
 
 
@@ -131,6 +135,65 @@ def test_a_profile_says_what_it_needs():
     assert full.sizes == (1024, 2048, 4096, 16384, 65536, 262144)
     assert full.limits.steady == 0.05 and full.limits.failed == 0.00001
     assert profiles.load("smoke").needs == {"large"} and profiles.load("smoke").sizes == ()
+
+
+# --- how long an answer is to be -----------------------------------------------------------------
+
+
+@pytest.fixture
+def crew(tmp_path):
+    """A crew of nobody, whose prober fetches: the path tells status and length."""
+
+    class Asked(Crew):
+        swarm = None
+        asked: list[str] = []
+
+        @property
+        def prober(self):
+            return self
+
+        def job(self, job, seconds):
+            assert job["job"] == "fetch"
+            self.asked.append(job["url"])
+            status = 503 if job["url"].endswith("/down") else 200
+            return {"status": status, "length": 4096 if "/large" in job["url"] else 64}
+
+    Asked.asked = []
+    return Asked((targets.Client("local", "local"),), tmp_path)
+
+
+def test_lengths_are_those_before_the_first_trial(crew, pair):
+    """What preflight saw needs no second look; what no stage asks for needs none at all."""
+    seen = {"normal": {"length": 63}, "sriov": {"length": 63}}
+    compare.expect(pair.reference, seen, SimpleNamespace(needs={"udp"}), crew)
+    assert crew.lengths == {"http://192.0.2.1/": 63} and crew.asked == []
+    compare.expect(pair.reference, seen, SimpleNamespace(needs={"tls", "large"}), crew)
+    assert crew.lengths == {
+        "http://192.0.2.1/": 63, "https://192.0.2.1:443/": 64, "http://192.0.2.1/large": 4096,
+    }  # fmt: skip
+    assert crew.length_of("http://192.0.2.1/large") == 4096 and len(crew.asked) == 2
+    bare = dataclasses.replace(pair.reference, tls=None, large=None)
+    compare.expect(bare, {}, SimpleNamespace(needs={"tls", "large"}), crew)
+    assert len(crew.asked) == 2
+
+
+def test_what_does_not_answer_has_no_length(crew):
+    with pytest.raises(errors.TargetFailed, match="/down answers status 503"):
+        crew.length_of("http://192.0.2.1/down")
+
+
+@pytest.mark.parametrize(
+    ("engine", "length"),
+    [(RequestRate, 64), (ConnectionRate, 64), (TlsRate, 64), (Goodput, 4096), (RateSearch, 64)],
+)
+def test_every_worker_knows_how_long_its_answers_are_to_be(engine, length, crew, pair, stage_of):
+    made = engine()
+    made.configure(stage_of(engine=made.name), pair, crew)
+    assert made._length == length
+    # A size that the stage asks for is known.
+    asked = len(crew.asked)
+    made.configure(sized(stage_of, made.name), pair, crew)
+    assert made._length == 16384 and len(crew.asked) == asked
 
 
 # --- what counts as failed ----------------------------------------------------------------------
@@ -193,8 +256,61 @@ def report_of(
     return report
 
 
-def sample(stage_of, **more):
-    return sample_of(Trial(1, stage_of(engine="iperf3"), "A", 0, 0), 0.0, report_of(**more), 0.9)
+#: Of the client while iperf3 ran: nothing is wrong with it.
+QUIET = {
+    "cpu_share": 0.95, "waiting_for_cpu_share": 0.02, "machine_steal_share": 0.01,
+    "backlog_drops": 0, "clock_step_ns": 0,
+}  # fmt: skip
+
+
+def sample(stage_of, health=QUIET, **more):
+    trial = Trial(1, stage_of(engine="iperf3"), "A", 0, 0)
+    ran = {"client": {"health": health}}
+    return sample_of(trial, 0.0, report_of(**more), ran, Limits())
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "words"),
+    [
+        ("machine_steal_share", 0.3, "30% of the CPU of client was stolen"),
+        ("backlog_drops", 7, "7 packets were dropped in the backlog of client"),
+        ("clock_step_ns", -5_000_000, "the clock of client stepped by -5.0 ms"),
+    ],
+)
+def test_the_client_s_machine_is_watched_while_iperf3_runs(stage_of, what, value, words):
+    found = sample(stage_of, reverse=False)
+    assert found.void == [] and found.health.steal == 0.01 and found.health.waiting == 0.02
+    # iperf3 says itself how busy it was, of each of its threads.
+    assert found.health.cpu == pytest.approx(0.3)
+    assert found.health.details == [{**QUIET, "client": "client"}]
+    found = sample(stage_of, reverse=False, health={**QUIET, what: value})
+    assert found.void == [words] == found.health.bottleneck
+
+
+def test_iperf3_is_run_by_the_agent_of_the_first_client(stage_of, pair):
+    jobs = []
+
+    def job(job, seconds):
+        jobs.append((job, seconds))
+        said = "iperf3: no" if len(jobs) > 1 else json.dumps(report_of(reverse=True))
+        return {"status": 1, "stdout": said, "stderr": "", "health": QUIET}
+
+    class Crew:
+        clients, limits, prober = pair.clients, Limits(), SimpleNamespace(job=job)
+
+    stage = stage_of(engine="iperf3", seconds=2.0, warmup=1.0, parameters={"flows": 4})
+    both = Pair(
+        dataclasses.replace(pair.reference, iperf3=("192.0.2.1", 5201)), pair.candidate,
+        pair.clients,
+    )  # fmt: skip
+    trial = Trial(1, stage, "A", 0, 0)
+    found = Bandwidth().measure(trial, both, Crew)
+    assert found.values["rate"] == 8e9 and found.health.details[0]["client"] == "local"
+    (asked, seconds) = jobs[0]
+    assert asked["job"] == "command" and seconds == asked["timeout"] == 23
+    assert asked["argv"][:5] == ["iperf3", "--json", "--client", "192.0.2.1", "--port"]
+    with pytest.raises(errors.EngineFailed, match="on local: status 1, no JSON: iperf3: no"):
+        Bandwidth().measure(trial, both, Crew)
 
 
 @pytest.mark.parametrize("more", [{"reverse": False}, {"reverse": True, "server": "json"}])
