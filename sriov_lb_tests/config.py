@@ -438,6 +438,11 @@ LIMITS = [
                 "every load balancer that is possible, with each protocol and each set of CIDRs "
                 "that it can have on some listener: for nightly runs",
             ),
+            (
+                "product",
+                "every load balancer that is possible, with each protocol with each set of CIDRs: "
+                "days, so run one test of it a night",
+            ),
         ],
         help="How much of the matrix (scenarios/matrices) runs. Example: full",
     ),

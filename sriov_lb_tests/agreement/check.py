@@ -62,8 +62,8 @@ def look(
 
     :param seats: its amphorae that may be entered; without them the wire is all there is.
     :param vantage: where packets come from; without it (or without ``reach``) none is sent.
-    :param ports: TCP ports that were served once.
-    :param neighbours: ask for the ports beside each listener's, too.
+    :param ports: further TCP ports without a listener: that were served once, or never.
+    :param neighbours: ask for the next ports without a listener beside each listener's, too.
     :param thorough: see :func:`questions`.
     :param witnesses: of each amphora's proof, how many are sent at most.
     :param bases: base port addresses that are asked for what may not pass, too; by default those of

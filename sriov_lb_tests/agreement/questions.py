@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import bisect
 import ipaddress
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sriov_lb_tests.policy import packet as headers
-from sriov_lb_tests.policy.intervals import Intervals, address, contains, everything, text_of
+from sriov_lb_tests.policy.intervals import (
+    Intervals,
+    address,
+    contains,
+    everything,
+    network,
+    text_of,
+)
 from sriov_lb_tests.policy.model import Listener, Policy, Promise
 from sriov_lb_tests.policy.packet import Packet
 
@@ -18,6 +26,13 @@ from sriov_lb_tests.policy.packet import Packet
 SOURCES = 3
 #: The same for a thorough look: both ends of several CIDRs.
 MANY_SOURCES = 12
+
+#: Of how many CIDRs of one listener and IP version a source each is tried, and asks for ports
+#: without a listener: a rule that lost its port is open to its own CIDR alone. Of more CIDRs than
+#: that it is the first, the last, and some between.
+CIDRS = 6
+#: The same for a thorough look.
+MANY_CIDRS = 24
 
 #: TCP ports of an amphora's own services: ssh, stick tables, agent.
 AMPHORA_PORTS = (22, 1025, 9443)
@@ -90,29 +105,26 @@ class Reach:
 
     def _edges(self, version: int, wanted: Intervals, inside: bool) -> Iterator[str]:
         top = (1 << (32 if version == 4 else 128)) - 1
-        networks = [ipaddress.ip_network(text) for text in self.links]
-        for low, high in wanted:
-            parts = [
-                (max(low, int(net[0])), min(high, int(net[-1])))
-                for net in networks
-                if net.version == version
-            ]
-            parts = [(a, b) for a, b in parts if a <= b]
-            if inside:
-                for a, b in parts or [(low, high)]:
-                    # A few of either end: the outermost may be nobody's.
-                    for number in (a, b, a + 1, b - 1, a + 2, b - 2):
-                        if a <= number <= b:
+        networks = [net for net in map(ipaddress.ip_network, self.links) if net.version == version]
+        # Each interval has its turn before any has its second: there may be more than are tried.
+        if not inside:
+            for step in (1, 2):
+                for low, high in wanted:
+                    for number in (low - step, high + step):
+                        if 0 <= number <= top:
                             yield text_of(number, version)
-            else:
-                for number in (low - 1, high + 1, low - 2, high + 2):
-                    if 0 <= number <= top:
-                        yield text_of(number, version)
-        if inside:
+            yield from (str(net[-6]) for net in networks if net.num_addresses > 8)
             return
-        for net in networks:
-            if net.version == version and net.num_addresses > 8:
-                yield str(net[-6])
+        spans = []
+        for low, high in wanted:
+            parts = [(max(low, int(net[0])), min(high, int(net[-1]))) for net in networks]
+            spans += [(a, b) for a, b in parts if a <= b] or [(low, high)]
+        # A few of either end: the outermost may be nobody's.
+        for step in (0, 1, 2):
+            for a, b in spans:
+                for number in (a + step, b - step):
+                    if a <= number <= b:
+                        yield text_of(number, version)
 
 
 @dataclass(frozen=True)
@@ -147,10 +159,14 @@ def questions(
     """What to ask of the wire.
 
     What may not pass is asked of all VIPs and base ports in turn: a rule may be right for one only.
+    A listener's port, and ports without one, are asked for by a source of each of its CIDRs, up to
+    :data:`CIDRS` (:data:`MANY_CIDRS` when thorough): a rule is one CIDR's.
 
-    :param ports: TCP ports that were served once and may have been forgotten in a ruleset.
+    :param ports: TCP ports that were served once and may have been forgotten in a ruleset, or that
+        never were; those with a listener are left out.
     :param bases: base port addresses of amphorae, which serve nobody either.
-    :param neighbours: ask for the ports beside each listener's, too.
+    :param neighbours: ask for the next port without a listener on either side of each listener's,
+        too.
     :param thorough: also for what no listener is about: other protocols, the amphora's own
         services, the pair's, ICMP, address configuration.
     :param sources: how many of each kind are tried for one listener and IP version; by default
@@ -158,7 +174,7 @@ def questions(
     """
     if sources is None:
         sources = MANY_SOURCES if thorough else SOURCES
-    maker = _Questions(policy, reach, sources, bases)
+    maker = _Questions(policy, reach, sources, MANY_CIDRS if thorough else CIDRS, bases)
     found = list(maker.ask(tuple(ports), neighbours))
     if thorough:
         found += maker.beyond(found)
@@ -169,6 +185,20 @@ def _in_turn(sources: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[s
     """Every source and every target at least once, in as few pairs as that takes."""
     for number in range(max(len(sources), len(targets)) if sources else 0):
         yield sources[number % len(sources)], targets[number % len(targets)]
+
+
+def _by_turns(lists: Iterable[Sequence[str]]) -> list[str]:
+    """The first of each, then the second of each, and so on; what comes twice once."""
+    rows = itertools.zip_longest(*lists)
+    return list(dict.fromkeys(text for row in rows for text in row if text is not None))
+
+
+def _spread(found: Sequence[str], limit: int) -> list[str]:
+    """At most ``limit`` (2 or more) of them: the first, the last, and evenly from between."""
+    last = len(found) - 1
+    if last < limit:
+        return list(found)
+    return [found[number * last // (limit - 1)] for number in range(limit)]
 
 
 def _to(target: str, packets: Iterable[Packet], source: str | None = None) -> Packet | None:
@@ -183,9 +213,12 @@ def _to(target: str, packets: Iterable[Packet], source: str | None = None) -> Pa
 
 class _Questions:
     def __init__(
-        self, policy: Policy, reach: Reach, limit: int, bases: Sequence[str] = ()
+        self, policy: Policy, reach: Reach, limit: int, cidrs: int, bases: Sequence[str] = ()
     ) -> None:
-        self.policy, self.reach, self.limit = policy, reach, limit
+        self.policy, self.reach, self.limit, self.cidrs = policy, reach, limit, cidrs
+        #: By IP version and a TCP listener's port, who asks for ports without a listener: of those
+        #: that it is open to, one of each CIDR.
+        self.askers: dict[int, dict[int, list[str]]] = {4: {}, 6: {}}
         self.vips: dict[int, list[str]] = {4: [], 6: []}
         for text in policy.vips:
             self.vips[address(text)[0]].append(text)
@@ -226,10 +259,12 @@ class _Questions:
         self, listener: Listener, version: int, vips: list[str], good: dict[int, list[Packet]]
     ) -> Iterator[Question]:
         shows = listener.protocol == headers.TCP
-        allowed = self._some(version, listener.sources(version), inside=True)
+        each = self._of_each(version, listener)
+        some = self._some(version, listener.sources(version), inside=True)
+        allowed = list(dict.fromkeys([*each, *some]))
         passing = []
         for number, vip in enumerate(vips):
-            for source in allowed[: 1 if number else self.limit]:
+            for source in allowed[: 1 if number else max(self.limit, len(each))]:
                 packet = self.packet(source, vip, listener.protocol, listener.port)
                 if self.promise(packet) is not Promise.REQUIRED:
                     continue
@@ -238,6 +273,7 @@ class _Questions:
                 yield Question(packet, why, Promise.REQUIRED, None, shows)
         if shows and passing:
             good[listener.port] = passing
+            self.askers[version][listener.port] = each
         denied = self._some(version, listener.sources(version), inside=False)
         others = [packet for packets in good.values() for packet in packets]
         for source, target in _in_turn(denied, self.targets[version]):
@@ -258,31 +294,45 @@ class _Questions:
             entry.port for entry in self.policy.listeners if entry.protocol == headers.TCP
         }
         own = self._some(version, everything(version), inside=True)
-        # A row of a ruleset that lost its port is open to that row's sources alone: whoever
-        # each listener is open to asks, as far as they differ.
         packets = [packet for found in good.values() for packet in found]
-        everybody = list(dict.fromkeys(found[0].source for found in good.values()))
-        everybody = everybody[: self.limit] or own[:1]
+        askers = self.askers[version]
+        everybody = _by_turns(askers.values())[: self.cidrs] or own[:1]
         wanted: dict[int, tuple[str, list[str]]] = {}
+
+        def want(port: int, why: str, sources: Sequence[str]) -> None:
+            asking = wanted.setdefault(port, (why, []))[1]
+            asking += [source for source in sources if source not in asking]
+
         for port in ports:
-            wanted[port] = "a port that was served once", everybody
+            want(port, "a port without a listener", everybody)
         if neighbours:
             for port in sorted(served):
-                # The listener's own source: then the port is all that differs.
-                sources = [good[port][0].source] if port in good else everybody[:1]
-                for other in (port - 1, port + 1):
+                # The listener's own sources: then the port is all that differs.
+                sources = askers.get(port) or everybody[:1]
+                for step in (-1, 1):
+                    other = port + step
+                    while other in served:
+                        other += step
                     if 1 <= other <= 65535:
-                        wanted.setdefault(other, (f"a neighbour of port {port}", sources))
+                        want(other, f"a neighbour of port {port}", sources)
         if not served:
             for port in USUAL_PORTS:
-                wanted.setdefault(port, ("a load balancer without listeners", everybody))
+                want(port, "a load balancer without listeners", everybody)
         targets = itertools.cycle(self.targets[version])
         for port, (why, sources) in wanted.items():
             for source in sources if port not in served else ():
                 packet = self.packet(source, next(targets), headers.TCP, port)
                 if self.promise(packet) is Promise.FORBIDDEN:
-                    control = _to(packet.destination, packets, source)
-                    yield Question(packet, why, Promise.FORBIDDEN, control)
+                    yield Question(packet, why, Promise.FORBIDDEN, self._beside(packet, packets))
+
+    def _beside(self, packet: Packet, packets: Sequence[Packet]) -> Packet | None:
+        """The control of a packet to a port without a listener: the same to a listener's port that
+        its source reaches, else one of ``packets`` to the same address; None if there is none."""
+        version = packet.version
+        for port, sources in self.askers[version].items():
+            if packet.source in sources and packet.destination in self.vips[version]:
+                return self.packet(packet.source, packet.destination, headers.TCP, port)
+        return _to(packet.destination, packets, packet.source)
 
     def beyond(self, asked: Sequence[Question]) -> Iterator[Question]:
         """What no listener is about."""
@@ -302,7 +352,7 @@ class _Questions:
                 target = next(targets)
                 packet = replace(first, destination=target)
                 if packet not in known and self.promise(packet) is Promise.FORBIDDEN:
-                    control = _to(target, passing, source)
+                    control = self._beside(packet, passing)
                     yield Question(packet, why, Promise.FORBIDDEN, control, shows)
 
     def _strangers(self, plain: Packet) -> Iterator[tuple[str, Packet, bool]]:
@@ -312,7 +362,9 @@ class _Questions:
         udp = replace(plain, protocol=headers.UDP, tcp_flags=0)
         for listener in served[:4]:
             text = f"UDP to the port of listener {listener.name}"
-            yield text, replace(udp, dport=listener.port), True
+            # As with ports: a rule that lost its protocol is open to its own CIDR alone.
+            for source in self.askers[plain.version].get(listener.port) or [plain.source]:
+                yield text, replace(udp, source=source, dport=listener.port), True
         yield "a datagram from the port of a DHCP server", replace(udp, sport=67, dport=6767), True
         yield "a datagram to the port of a DHCP client", replace(udp, sport=6767, dport=68), True
         version = plain.version
@@ -321,6 +373,28 @@ class _Questions:
         yield "a ping", replace(bare, protocol=icmp, icmp_type=echo), True
         for number, what in ((headers.VRRP, "VRRP from a stranger"), (47, "a tunnel (GRE)")):
             yield what, replace(bare, protocol=number), False
+
+    def _of_each(self, version: int, listener: Listener) -> list[str]:
+        """Of whom a listener has to let in, one source of each of its CIDRs, as far as any is in
+        reach; one that is in several CIDRs, or of another listener's too, stands for all."""
+        pairs = [everything(version)[0]]
+        if listener.cidrs:
+            found = dict.fromkeys(map(network, listener.cidrs))
+            pairs = [pair for family, pair in found if family == version]
+        known = sorted((address(t)[1], t) for t in _by_turns(self.askers[version].values()))
+        vip = self.vips[version][0]
+        each: list[str] = []
+        for pair in pairs:
+            if any(contains((pair,), address(text)[1]) for text in each):
+                continue
+            first = bisect.bisect_left(known, (pair[0], ""))
+            near = [text for number, text in known[first : first + 1] if number <= pair[1]]
+            for text in itertools.chain(near, self.reach.sources(version, (pair,), inside=True)):
+                packet = self.packet(text, vip, listener.protocol, listener.port)
+                if self.promise(packet) is Promise.REQUIRED:
+                    each.append(text)
+                    break
+        return _spread(each, self.cidrs)
 
     def _some(self, version: int, wanted: Intervals, *, inside: bool) -> list[str]:
         found = []

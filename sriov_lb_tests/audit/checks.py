@@ -67,7 +67,8 @@ class Check:
     :param state: CLEAN only when all of it could be told.
     :param packets: sent, whose fate is known; None where none is sent.
     :param unclear: what could not be told, one sentence each.
-    :param partly: what was looked at from one side only.
+    :param one_sided: listeners of which packets showed one side only, who they are open to or who
+        not, one sentence each. They are among ``unclear``, too, unless the rulesets tell the rest.
     """
 
     name: str
@@ -76,7 +77,7 @@ class Check:
     unclear: tuple[str, ...] = ()
     packets: int | None = None
     seconds: float = 0.0
-    partly: tuple[str, ...] = ()
+    one_sided: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -88,7 +89,7 @@ class Check:
         if self.packets is None:
             return "they agree on every packet"
         said = f"they agree on all of {self.packets} packets that were sent"
-        return "; ".join([said, *self.partly])
+        return "; ".join([said, *self.one_sided])
 
 
 @dataclass
@@ -140,7 +141,7 @@ def _check(
     unclear: Iterable[str] = (),
     packets: int | None = None,
     seconds: float = 0.0,
-    partly: Iterable[str] = (),
+    one_sided: Iterable[str] = (),
 ) -> Check:
     witnesses, unclear = tuple(witnesses), tuple(unclear)
     if packets == 0 and not witnesses and not unclear:
@@ -150,7 +151,7 @@ def _check(
         state = State.UNCLEAR
     if witnesses:
         state = State.DISAGREEMENT
-    return Check(name, state, witnesses, unclear, packets, seconds, tuple(partly))
+    return Check(name, state, witnesses, unclear, packets, seconds, tuple(one_sided))
 
 
 def inside(on: Subject, seat: Seat) -> list[Check]:
@@ -206,11 +207,21 @@ def nowhere(why: str) -> Check:
     return _check("policy = rulesets of its amphorae", (), [why])
 
 
-def wire(on: Subject, vantage: Any, reach: Reach, counted: Sequence[Seat] = ()) -> Check:
+def wire(
+    on: Subject,
+    vantage: Any,
+    reach: Reach,
+    counted: Sequence[Seat] = (),
+    rulesets: Sequence[Check] = (),
+) -> Check:
     """Policy against what packets do.
+
+    A listener of which packets showed one side only, such as that whoever it is open to gets in
+    but not that anybody else is kept out, is clean only where ``rulesets`` say so over all packets.
 
     :param counted: amphorae in which packets are counted while they are sent; () changes nothing
         in them.
+    :param rulesets: policy against ruleset of each amphora in use; () where none was entered.
     """
     name = f"policy = wire, from {vantage.name}"
     started = time.monotonic()
@@ -222,6 +233,10 @@ def wire(on: Subject, vantage: Any, reach: Reach, counted: Sequence[Seat] = ()) 
         return _check(name, (), [str(error)], seconds=time.monotonic() - started)
     witnesses = [_witness(one) for one in found.findings if one.view is not View.RULESET]
     unclear = [*found.unclear, *found.unseen]
+    # Of a pair either may answer for the VIP.
+    proved = bool(rulesets) and all(one.state is State.CLEAN for one in rulesets)
+    if not proved:
+        unclear += found.partly
     return _check(name, witnesses, unclear, found.sent, found.seconds, found.partly)
 
 

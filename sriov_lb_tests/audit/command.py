@@ -124,9 +124,13 @@ def look_at(name, stack: ExitStack, *, count: bool, next_hop, artifacts, **optio
     found = checks.Audit(
         describe(opened.subject), started=time.strftime("%Y-%m-%dT%H:%M:%S%z"), notes=opened.notes
     )
+    rulesets = []
     for seat in opened.seats:
-        found.checks += checks.inside(opened.subject, seat)
-    found.checks += [checks.closed(one) for one in opened.closed]
+        kernel, disk = checks.inside(opened.subject, seat)
+        rulesets.append(kernel)
+        found.checks += [kernel, disk]
+    closed = [checks.closed(one) for one in opened.closed]
+    found.checks += closed
     if options["amphora_key"] and not found.checks:
         found.checks.append(
             checks.nowhere(
@@ -137,7 +141,10 @@ def look_at(name, stack: ExitStack, *, count: bool, next_hop, artifacts, **optio
         )
     if opened.vantage is not None:
         seats = opened.seats if count else []
-        found.checks.append(checks.wire(opened.subject, opened.vantage, opened.reach, seats))
+        known = [*rulesets, *closed]
+        found.checks.append(
+            checks.wire(opened.subject, opened.vantage, opened.reach, seats, known)
+        )
     found.changed = places.changed(opened.user, opened.subject)
     if found.changed:
         found.notes.append(found.changed)

@@ -37,6 +37,7 @@ def to_json(audit: Audit) -> dict[str, Any]:
                 "seconds": round(check.seconds, 3),
                 "witnesses": [one.to_json() for one in check.witnesses],
                 "unclear": list(check.unclear),
+                "one_sided": list(check.one_sided),
             }
             for check in audit.checks
         ],
@@ -67,6 +68,8 @@ def junit(audit: Audit) -> str:
         elif check.state is State.UNCLEAR:
             kind, lines = "error", list(check.unclear)
         else:
+            if check.one_sided:
+                ElementTree.SubElement(case, "system-out").text = "\n".join(check.one_sided)
             continue
         said = ElementTree.SubElement(case, kind, message=check.sentence)
         said.text = "\n".join(lines)
@@ -99,6 +102,8 @@ def render(audit: Audit, console: Any) -> None:
             console.print(Text(f"{kind}: {one.explanation}{pcap}"), soft_wrap=True)
         for text in check.unclear:
             console.print(Text(f"could not tell: {text}"), soft_wrap=True)
+        for text in check.one_sided if check.state is State.CLEAN else ():
+            console.print(Text(f"told by the rulesets alone: {text}"), soft_wrap=True)
     for text in audit.notes:
         console.print(Text(f"note: {text}"), soft_wrap=True)
     console.print(Text(audit.sentence, style="bold"), soft_wrap=True)

@@ -312,6 +312,15 @@ class LoadBalancers:
     def delete_listener(self, lb: Any, listener: Any) -> None:
         self._delete_child(lb, "listener", listener)
 
+    def remove_listener(self, lb: Any, port: int) -> None:
+        """Delete the listener on a port, also one that Octavia failed; that there is none is fine.
+
+        :raises ResourceMissing: it was not made by this run.
+        """
+        for listener in self.listeners(lb):
+            if listener.protocol_port == port:
+                self.delete_listener(lb, listener)
+
     def update_pool(self, lb: Any, pool: Any, **attributes: Any) -> Any:
         self._changed(lb, lambda: self._put(f"/lbaas/pools/{pool.id}", pool=attributes))
         return self._healthy(lb, "pool", self._api.get_pool(pool.id))

@@ -127,13 +127,20 @@ class Target:
             if (entry := Entry(index, row, tuple(one))).accepts
         )
 
-    def listener(self, version: int | None = None, *, bounded: bool = False) -> Entry | None:
+    def listener(
+        self, version: int | None = None, *, bounded: bool = False, beside: int = 0
+    ) -> Entry | None:
         """A row of a TCP listener.
 
         :param version: of the CIDR; None takes any row, best one for everybody.
         :param bounded: the CIDR is neither a host nor the whole family.
+        :param beside: so many ports further there is no listener, so that what gets in there by
+            mistake shows as a port without one.
         """
         rows = [e for e in self.entries if e.transport == "tcp" and e.port is not None]
+        if beside:
+            served = {e.port for e in rows}
+            rows = [e for e in rows if e.port + beside not in served]
         if version is not None:
             rows = [e for e in rows if e.version == version]
             if bounded:

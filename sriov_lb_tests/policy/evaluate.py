@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.policy.intervals import contains
-from sriov_lb_tests.policy.packet import STATES, Packet
+from sriov_lb_tests.policy.packet import FRAGMENT, FRAGMENTED, STATES, Packet
 from sriov_lb_tests.policy.ruleset import (
+    CONNTRACK_PRIORITY,
     Cell,
     Chain,
     Chance,
@@ -35,8 +36,11 @@ INPUT = ("ingress", "prerouting", "input")
 #: Hooks a packet of the host itself passes.
 OUTPUT = ("output", "postrouting")
 
-#: Conntrack looks at packets at this priority of prerouting and output; before, rules see no state.
-CONNTRACK_PRIORITY = -200
+#: Conntrack has fragments put together at this priority of prerouting and output.
+DEFRAGMENTATION_PRIORITY = -400
+
+#: What conntrack says of packets that have no connection.
+WITHOUT_CONNECTION = (STATES["invalid"], STATES["untracked"])
 
 #: Jumps that follow each other; nftables itself refuses more than 16.
 DEEPEST = 32
@@ -74,14 +78,27 @@ class Outcome:
         return self.trace[-1] if self.trace else None
 
 
-def seen_state(chain: Chain, state: int, untracked: bool) -> int:
-    """What ``ct state`` reads as in a chain, given what conntrack will say of the packet."""
-    if untracked:
-        return STATES["untracked"]
-    early = chain.hook == "ingress" or (
+def before_conntrack(chain: Chain) -> bool:
+    """Whether packets come to a chain before conntrack looks at them."""
+    return chain.hook == "ingress" or (
         chain.hook in ("prerouting", "output") and chain.priority < CONNTRACK_PRIORITY
     )
-    return STATES["invalid"] if early else state
+
+
+def reassembled(chain: Chain, version: int, tracked: bool) -> bool:
+    """Whether a packet that came in fragments comes to a chain in one piece.
+
+    Where conntrack is in use, nf_defrag_ipv4 and nf_defrag_ipv6 see to it. Otherwise IPv4 does
+    before the hook input (ip_local_deliver), IPv6 only behind it.
+
+    :param tracked: whether conntrack looks at packets of that IP version.
+    """
+    if chain.hook == "ingress":
+        return False
+    # Of a chain at that very priority nobody knows: what it may see is fragments as well.
+    if chain.hook in ("prerouting", "output") and chain.priority <= DEFRAGMENTATION_PRIORITY:
+        return False
+    return tracked or (version == 4 and chain.hook == "input")
 
 
 def first_only(chain: Chain) -> Chance:
@@ -94,7 +111,7 @@ class _Walk:
         self.ruleset, self.packet, self.chances = ruleset, packet, chances
         self.values = packet.values()
         self.state = self.values["state"]
-        self.untracked = False
+        self.untracked = self.whole = False
         self.trace: list[Step] = []
 
     def meets(self, chain: Chain) -> bool:
@@ -111,6 +128,14 @@ class _Walk:
         )
 
     # reading
+
+    def seen_state(self, chain: Chain) -> int:
+        """What ``ct state`` reads as in a chain."""
+        if self.untracked:
+            return STATES["untracked"]
+        # What comes by the loopback was tracked when it left, and brings its connection along.
+        looped = self.packet.interface == "lo" and not self.packet.leaving
+        return STATES["invalid"] if before_conntrack(chain) and not looped else self.state
 
     def read(self, node: Node) -> int | str | None:
         """The value, or None when the packet has no such field."""
@@ -132,9 +157,16 @@ class _Walk:
     def _plain(self, node: Field) -> int | str | None:
         quotes_icmp = self.packet.protocol in (1, 58)
         if node.name in ("interface", "output"):
-            # A packet on its way in has no output interface, one that leaves no input interface.
+            # A packet on its way in has no output interface, one that leaves no input interface:
+            # that is a name without letters, which differs from any other.
             there = self.packet.leaving == (node.name == "output")
-            return self.packet.interface if there else None
+            return self.packet.interface if there else ""
+        if node.name == "frag_off" and self.whole:
+            return self.values["frag_off"] & ~FRAGMENTED
+        if node.name == "next_header" and self.values["fragment_header"] and not self.whole:
+            return FRAGMENT
+        if node.name.startswith("ct_") and self.values["state"] in WITHOUT_CONNECTION:
+            return None
         if node.name == "version":
             # NFPROTO numbers differ (2, 10); the parser turns names into 4 and 6.
             return self.packet.version
@@ -182,7 +214,9 @@ class _Walk:
         return None
 
     def rule(self, chain: Chain, rule: Rule, hooked: Chain) -> Verdict | None:
-        self.values["state"] = seen_state(hooked, self.state, self.untracked)
+        self.values["state"] = self.seen_state(hooked)
+        version = self.packet.version
+        self.whole = reassembled(hooked, version, version in self.ruleset.tracked)
         for statement in rule.statements:
             if isinstance(statement, Match):
                 found = self.matches(statement.nodes, statement.rows)
@@ -204,7 +238,10 @@ class _Walk:
                         return None
                 self.values["mark"] = mark
             elif isinstance(statement, Untrack):
-                self.untracked = True
+                # nft_notrack_eval leaves a packet alone that has a connection.
+                if self.values["state"] == STATES["invalid"]:
+                    self.untracked = True
+                    self.values["state"] = STATES["untracked"]
             elif isinstance(statement, Rewrite):
                 raise errors.UnknownExpression(
                     f"A packet meets {statement.expression} in {chain} rule "

@@ -77,6 +77,10 @@ LOOPBACK: dict[int, Intervals] = {
 #: ICMP types that Linux takes for errors about a flow (RFC 792, RFC 4443, redirects included).
 ICMP_ERRORS: dict[int, Intervals] = {4: ((3, 5), (11, 12)), 6: ((0, 127), (137, 137))}
 
+#: ICMP types that begin a connection for conntrack: echo, timestamp, information and address mask
+#: requests; echo requests and node information queries (RFC 4620).
+ICMP_REQUESTS: dict[int, tuple[int, ...]] = {4: (8, 13, 15, 17), 6: (128, 139)}
+
 
 @dataclass(frozen=True)
 class Match:

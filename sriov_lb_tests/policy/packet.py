@@ -11,6 +11,12 @@ from dataclasses import dataclass, field
 STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
 STATE_NAMES = {number: name for name, number in STATES.items()}
 
+#: Bits of ``ct status`` (include/uapi/linux/netfilter/nf_conntrack_common.h).
+EXPECTED, SEEN_REPLY, CONFIRMED = 1, 2, 8
+
+#: ``meta pkttype`` (include/uapi/linux/if_packet.h).
+TO_HOST, TO_GROUP = 0, 2
+
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 FLAG_NAMES = ("fin", "syn", "rst", "psh", "ack", "urg", "ecn", "cwr")
 
@@ -22,8 +28,18 @@ PROTOCOL_NAMES = {
 }  # fmt: skip
 WITH_PORTS = frozenset({TCP, UDP, SCTP, 33, 136})
 
+#: The IPv6 headers that the kernel walks past to find the upper layer (ipv6_find_hdr; it stops at
+#: AH), but for the fragment header, which reassembly takes away.
+EXTENSIONS = (0, 43, 60)
+FRAGMENT = 44
+
+#: Bits of ``ip frag-off`` that are 0 in a whole packet: more fragments, and the offset.
+FRAGMENTED = 0x3FFF
+
 #: Bits of every header field that rules may look at, by our name for it. A field that two
-#: protocols share under one name (``sport``) is the same bytes on the wire.
+#: protocols share under one name (``sport``) is the same bytes on the wire. ``next_header`` is that
+#: of the IPv6 header once a packet is whole; before, ``fragment_header`` says whether a fragment
+#: header stands first.
 WIDTHS = {
     "protocol": 8,
     "source4": 32,
@@ -48,6 +64,8 @@ WIDTHS = {
     "frag_off": 16,
     "header_words": 4,
     "flow_label": 20,
+    "next_header": 8,
+    "fragment_header": 1,
     "ether_source": 48,
     "ether_destination": 48,
     "packet_type": 8,
@@ -75,7 +93,7 @@ class Packet:
     :param protocol: upper-layer protocol number (after IPv6 extension headers).
     :param state: what conntrack says: ``new``, ``established``, ``related``, ``invalid`` or
         ``untracked``.
-    :param extra: further fields by the names in ``WIDTHS``; absent ones are 0.
+    :param extra: further fields by the names in ``WIDTHS``; absent ones are ``usual``, or 0.
     :param leaving: the amphora sends it.
     """
 
@@ -97,9 +115,21 @@ class Packet:
     def version(self) -> int:
         return 6 if ":" in self.source else 4
 
+    @property
+    def usual(self) -> dict[str, int]:
+        """Fields that usually are not 0: no options, no IPv6 extension headers, and what conntrack
+        knows of a flow that was answered."""
+        answered = SEEN_REPLY | CONFIRMED if self.state == "established" else 0
+        return {
+            "next_header": self.protocol,
+            "header_words": 5,
+            "tcp_offset": 5,
+            "ct_status": answered,
+        }
+
     def values(self) -> dict[str, int]:
-        """Every field by name, 0 where the packet says nothing."""
-        found = dict.fromkeys(WIDTHS, 0)
+        """Every field by name, as usual where the packet says nothing."""
+        found = dict.fromkeys(WIDTHS, 0) | self.usual
         source, destination = (
             int(ipaddress.ip_address(text)) for text in (self.source, self.destination)
         )
@@ -134,5 +164,6 @@ class Packet:
         text = f"{what} from {source} to {destination} {way} {self.interface} (state {self.state}"
         if self.hop_limit != 64:
             text += f", hop limit {self.hop_limit}"
-        interesting = {k: v for k, v in self.extra.items() if v}
+        usual = self.usual
+        interesting = {k: v for k, v in self.extra.items() if v != usual.get(k, 0)}
         return text + "".join(f", {k} {v}" for k, v in sorted(interesting.items())) + ")"

@@ -6,6 +6,7 @@ Every header field is a bit vector; the ruleset becomes a formula "accepts", the
 ``required and not accepts`` (too closed). No packet means that there is none among all sources,
 ports, protocols, ICMP types, states and interfaces, not that none was found. Interfaces are those
 that are there, those that rules name, and one that neither is: the next member may bring it.
+What has to pass is only asked of packets as hosts send them (``_Space.ordinary``).
 
 Packets that leave are asked about as well, in the output and postrouting hooks, where an answer may
 be kept back. Forwarding, and what is no IP packet (ARP), are not looked at.
@@ -21,7 +22,7 @@ import itertools
 import string
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import z3
 
@@ -32,15 +33,18 @@ from sriov_lb_tests.policy.evaluate import (
     DEEPEST,
     INPUT,
     OUTPUT,
+    WITHOUT_CONNECTION,
     Outcome,
+    before_conntrack,
     evaluate,
     first_only,
     matches_name,
-    seen_state,
+    reassembled,
 )
 from sriov_lb_tests.policy.intervals import Intervals, address, contains, text_of
 from sriov_lb_tests.policy.model import (
     ICMP_ERRORS,
+    ICMP_REQUESTS,
     IMPOSSIBLE_SOURCES,
     Clause,
     Policy,
@@ -67,6 +71,20 @@ from sriov_lb_tests.policy.ruleset import (
 
 #: Sets of at least this many intervals are unknowns first.
 LARGE = 2
+
+#: FIN, SYN, RST, ACK and URG of the segments that conntrack takes for TCP (tcp_valid_flags).
+SEGMENTS = tuple(
+    one | urgent
+    for one, urgents in (
+        (headers.SYN, (0, headers.URG)),
+        (headers.SYN | headers.ACK, (0,)),
+        (headers.RST, (0,)),
+        (headers.RST | headers.ACK, (0,)),
+        (headers.FIN | headers.ACK, (0, headers.URG)),
+        (headers.ACK, (0, headers.URG)),
+    )
+    for urgent in urgents
+)
 
 #: An interface that is not there yet, and that no rule names.
 ANOTHER = "another"
@@ -136,6 +154,8 @@ class _Space:
     _on: dict[frozenset[str], z3.BoolRef] = field(default_factory=dict)
     _is: dict[tuple[str, int], z3.BoolRef] = field(default_factory=dict)
     _known: dict[object, z3.BoolRef] = field(default_factory=dict)
+    #: Terms that ``_members`` knows by their ids, which z3 gives to others when a term is gone.
+    _terms: list[z3.BitVecRef] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.fields = {name: z3.BitVec(name, width) for name, width in WIDTHS.items()}
@@ -184,6 +204,7 @@ class _Space:
             return self.equal(term.decl().name(), intervals[0][0])
         key = term.get_id(), intervals
         if key not in self._members:
+            self._terms.append(term)
             if len(intervals) >= LARGE:
                 unknown = z3.Bool(f"member {len(self.large)}")
                 self.large.append((unknown, term, intervals))
@@ -197,10 +218,13 @@ class _Space:
         return [unknown == _spell(term, intervals) for unknown, term, intervals in self.large]
 
     def feasible(self) -> z3.BoolRef:
-        """Packets that exist: known states and interfaces, and what conntrack says of ICMP.
+        """Packets that exist: known states and interfaces, and what conntrack says of packets.
 
         nf_conntrack_proto_icmpv6.c: types 130 to 136 and 143 are untracked, or invalid when
         damaged. Nothing else is untracked by itself; what rules exempt is known where they are.
+
+        ICMP begins a connection with a request alone (valid_new in nf_conntrack_proto_icmp.c and
+        _icmpv6.c); other types are part of a flow, or invalid.
 
         Related are ICMP errors about a flow (nf_conntrack_proto_icmp.c and _icmpv6.c) and what a
         helper expects, which rules have to ask for.
@@ -225,15 +249,85 @@ class _Space:
             ]
         )  # fmt: skip
         related = _TRUE if self.expects else errors_about_flows
+        begins = [
+            z3.Implies(
+                _all([self.version(version), self.fields["protocol"] == protocol]),
+                _any([kind == number for number in ICMP_REQUESTS[version]]),
+            )
+            for version, protocol in ((4, headers.ICMP), (6, headers.ICMPV6))
+        ]
         return z3.And(
             z3.ULT(self.interface, len(self.interfaces)),
             _any([state == number for number in STATES.values()]),
             z3.Implies(untracked, _any([state == number for number in quiet])),
             z3.Implies(state == STATES["untracked"], untracked),
             z3.Implies(state == STATES["related"], related),
+            z3.Implies(state == STATES["new"], _all(begins)),
             state == STATES["established"] if self.leaving else _TRUE,
             # A packet off the wire carries no mark.
             self.fields["mark"] == 0,
+            *self._headers(),
+            *self._connections(),
+        )
+
+    def _headers(self) -> list[z3.BoolRef]:
+        """What the kernel sees to before any of its IP hooks (ip_rcv), and what it calls the upper
+        layer of IPv6 (ipv6_find_hdr): behind the headers that it walks past."""
+        fields = self.fields
+        plain = fields["next_header"] == fields["protocol"]
+        first = _any([self.equal("next_header", number) for number in headers.EXTENSIONS])
+        return [
+            z3.Implies(self.v4, z3.UGE(fields["header_words"], 5)),
+            z3.Or(plain, z3.And(self.v6, first)),
+            z3.Implies(fields["fragment_header"] == 1, self.v6),
+        ]
+
+    def _connections(self) -> list[z3.BoolRef]:
+        """What conntrack knows of a packet fits what it says of it.
+
+        nf_conntrack_core.c, resolve_normal_ct: new is what goes the way of the first packet while
+        nobody answered; established, what an answer was seen to. Only what is in the table, and
+        that is confirmed, is found again. nf_conntrack_proto_tcp.c, tcp_error: segments of another
+        form are invalid; PSH, ECE and CWR may be as they like.
+        """
+        fields, tcp = self.fields, self.equal("protocol", headers.TCP)
+        status = fields["ct_status"]
+        early = headers.EXPECTED | headers.SEEN_REPLY
+        answered = headers.SEEN_REPLY | headers.CONFIRMED
+        told = headers.FIN | headers.SYN | headers.RST | headers.ACK | headers.URG
+        flags = fields["tcp_flags"] & told
+        connected = _all([fields["state"] != number for number in WITHOUT_CONNECTION])
+        return [
+            z3.Implies(
+                self.equal("state", STATES["new"]),
+                z3.And(fields["ct_direction"] == 0, status & early == 0),
+            ),
+            z3.Implies(self.equal("state", STATES["established"]), status & answered == answered),
+            z3.Implies(
+                z3.And(connected, tcp),
+                z3.And(z3.UGE(fields["tcp_offset"], 5), _any([flags == one for one in SEGMENTS])),
+            ),
+        ]
+
+    def ordinary(self) -> z3.BoolRef:
+        """Packets as hosts send them to each other; of others nothing is promised.
+
+        To this host (neighbours are also asked for by multicast), with hops to spare. Without IPv6
+        extension headers, but in fragments if it is a datagram: TCP and SCTP fit themselves to the
+        path, and routers do not cut IPv6 packets up.
+        """
+        fields = self.fields
+        group = z3.And(self.v6, z3.Extract(127, 120, fields["destination6"]) == 0xFF)
+        neighbours = z3.And(
+            self.equal("protocol", headers.ICMPV6), _spell(fields["icmp_type"], ((135, 136),))
+        )
+        to = z3.If(group, z3.BitVecVal(headers.TO_GROUP, 8), z3.BitVecVal(headers.TO_HOST, 8))
+        return z3.And(
+            z3.Implies(group, neighbours),
+            fields["packet_type"] == to,
+            z3.UGE(fields["hop_limit"], 1),
+            fields["next_header"] == fields["protocol"],
+            z3.Or(fields["fragment_header"] == 0, self.equal("protocol", headers.UDP)),
         )
 
 
@@ -292,10 +386,12 @@ class _RulesetFormula:
         self.space, self.ruleset, self.hooks = space, ruleset, hooks
         self.mark: z3.BitVecRef = space.fields["mark"]
         self.untracked = _FALSE
+        self.version = 4
 
     def accepts(self, version: int) -> z3.BoolRef:
         """The condition under which packets of that version pass all their hooks."""
         self.mark, self.untracked = self.space.fields["mark"], _FALSE
+        self.version = version
         path = _TRUE
         for chain in self.ruleset.path(version, self.hooks):
             met = self.met(chain)
@@ -391,7 +487,10 @@ class _RulesetFormula:
             elif isinstance(statement, SetMark):
                 conditions.append(self._set_mark(statement, conditions, hooked, path))
             elif isinstance(statement, Untrack):
-                self.untracked = _any([self.untracked, _all([path, *conditions])])
+                # What has a connection is left alone.
+                without = self.state(hooked) == STATES["invalid"]
+                exempt = _all([path, *conditions, without])
+                self.untracked = _any([self.untracked, exempt])
             elif isinstance(statement, Rewrite):
                 reached = z3.Solver()
                 reached.add(self.space.feasible(), path, *conditions, *self.space.spelled())
@@ -415,7 +514,7 @@ class _RulesetFormula:
     def _entries(self, statement: VerdictMap, conditions, hooked) -> list:
         found, none = [], list(conditions)
         for row, verdict in statement.entries:
-            here = [self.present(statement.nodes)]
+            here = [self.present(statement.nodes, hooked)]
             if row is not None:
                 here.append(self.row(statement.nodes, row, hooked))
             when = _all([*none, *here])
@@ -431,7 +530,7 @@ class _RulesetFormula:
         else:
             new, hits = self.mark, []
             for row, number in reversed(statement.entries):
-                hit = [self.present(statement.nodes)]
+                hit = [self.present(statement.nodes, hooked)]
                 if row is not None:
                     hit.append(self.row(statement.nodes, row, hooked))
                 hits.append(_all(hit))
@@ -444,7 +543,8 @@ class _RulesetFormula:
 
     def match(self, match: Match, hooked: Chain) -> z3.BoolRef:
         inside = _any([self.row(match.nodes, row, hooked) for row in match.rows])
-        return _all([self.present(match.nodes), z3.Not(inside) if match.negated else inside])
+        there = self.present(match.nodes, hooked)
+        return _all([there, z3.Not(inside) if match.negated else inside])
 
     def matches(self, matches: Sequence[Match], hooked: Chain) -> z3.BoolRef:
         return _all([self.match(one, hooked) for one in matches])
@@ -454,6 +554,9 @@ class _RulesetFormula:
 
     def cell(self, node: Node, cell: Cell, hooked: Chain) -> z3.BoolRef:
         if isinstance(cell, frozenset):
+            if base(node).name == ("interface" if self.space.leaving else "output"):
+                # There is no such interface, and its name is empty.
+                return _TRUE if any(matches_name("", pattern) for pattern in cell) else _FALSE
             return self.space.on(cell)
         if base(node).name == "version" and not isinstance(node, Masked):
             known = [
@@ -464,9 +567,13 @@ class _RulesetFormula:
             return _any(known)
         return self.space.within(self.term(node, hooked), cell)
 
-    def present(self, nodes: Sequence[Node]) -> z3.BoolRef:
+    def present(self, nodes: Sequence[Node], hooked: Chain) -> z3.BoolRef:
         """The fields are there."""
-        return self.space.once(nodes, lambda: self._present(nodes))
+        there = self.space.once(nodes, lambda: self._present(nodes))
+        if any(base(node).name.startswith("ct_") for node in nodes):
+            state = self.state(hooked)
+            there = _all([there, *(state != number for number in WITHOUT_CONNECTION)])
+        return there
 
     def _present(self, nodes: Sequence[Node]) -> z3.BoolRef:
         found: dict[object, z3.BoolRef] = {}
@@ -475,12 +582,25 @@ class _RulesetFormula:
             found["version", low.version] = self.space.version(low.version)
             if low.protocol is not None:
                 found["protocol", low.protocol] = self.space.equal("protocol", low.protocol)
-            if low.name == ("interface" if self.space.leaving else "output"):
-                found["interface"] = _FALSE
             if low.name.startswith("ether_"):
                 there = _FALSE if self.space.leaving else z3.Not(self.space.on(["lo"]))
                 found["ether"] = there
         return _all(list(found.values()))
+
+    def state(self, hooked: Chain) -> z3.BitVecRef:
+        """What ``ct state`` reads as."""
+        state = self.space.fields["state"]
+        if before_conntrack(hooked):
+            # Only what comes by the loopback has been seen: when it left.
+            looped = _FALSE if self.space.leaving else self.space.on(["lo"])
+            state = z3.If(looped, state, z3.BitVecVal(STATES["invalid"], 8))
+        if self.untracked is _FALSE:
+            return state
+        return z3.If(self.untracked, z3.BitVecVal(STATES["untracked"], 8), state)
+
+    def whole(self, hooked: Chain) -> bool:
+        """Whether packets are in one piece there."""
+        return reassembled(hooked, self.version, self.version in self.ruleset.tracked)
 
     def term(self, node: Node, hooked: Chain) -> z3.BitVecRef:
         if isinstance(node, Masked):
@@ -491,12 +611,12 @@ class _RulesetFormula:
             ]
         fields = self.space.fields
         if node.name == "state":
-            plain = fields["state"]
-            seen = seen_state(hooked, -1, False)
-            base_state = plain if seen == -1 else z3.BitVecVal(seen, 8)
-            if self.untracked is _FALSE:
-                return base_state
-            return z3.If(self.untracked, z3.BitVecVal(STATES["untracked"], 8), base_state)
+            return self.state(hooked)
+        if node.name == "frag_off" and self.whole(hooked):
+            return fields["frag_off"] & (0xFFFF & ~headers.FRAGMENTED)
+        if node.name == "next_header" and not self.whole(hooked):
+            fragment = fields["fragment_header"] == 1
+            return z3.If(fragment, z3.BitVecVal(headers.FRAGMENT, 8), fields["next_header"])
         if node.name == "mark":
             return self.mark
         if node.name == "version":
@@ -678,7 +798,7 @@ def _packet(space: _Space, model: z3.ModelRef) -> Packet:
         "tcp_flags", "icmp_type", "icmp_code", "hop_limit", "state",
     }  # fmt: skip
     values = {name: number(fields[name]) for name in WIDTHS}
-    return Packet(
+    plain = Packet(
         interface=space.interfaces[number(space.interface)],
         source=text_of(values[f"source{version}"], version),
         destination=text_of(values[f"destination{version}"], version),
@@ -690,9 +810,11 @@ def _packet(space: _Space, model: z3.ModelRef) -> Packet:
         icmp_code=values["icmp_code"],
         hop_limit=values["hop_limit"],
         state=STATE_NAMES[values["state"]],
-        extra={k: v for k, v in values.items() if k not in special and v},
         leaving=space.leaving,
     )
+    usual = plain.values()
+    extra = {k: v for k, v in values.items() if k not in special and v != usual[k]}
+    return replace(plain, extra=extra)
 
 
 def _chances(space: _Space, model: z3.ModelRef) -> dict[str, bool]:
@@ -770,8 +892,17 @@ class _Search:
             "protocol", "source4", "source6", "destination4", "destination6", "sport", "dport",
             "tcp_flags", "icmp_type", "hop_limit", "state",
         }  # fmt: skip
-        wishes.append(_all([fields[name] == 0 for name in sorted(plain)]))
-        wishes += [fields[name] == 0 for name in sorted(plain)]
+        # As in ``Packet.usual``.
+        answered = z3.BitVecVal(headers.SEEN_REPLY | headers.CONFIRMED, 32)
+        established = space.equal("state", STATES["established"])
+        usual = {
+            "next_header": fields["protocol"],
+            "header_words": 5,
+            "tcp_offset": 5,
+            "ct_status": z3.If(established, answered, z3.BitVecVal(0, 32)),
+        }
+        nothing = [fields[name] == usual.get(name, 0) for name in sorted(plain)]
+        wishes += [_all(nothing), *nothing]
         for wish in wishes:
             if not z3.is_true(model.eval(wish, model_completion=True)):
                 other = solver.model(*granted, wish)
@@ -893,7 +1024,9 @@ def disagreements(
 
 def _closed(search: _Search, there: Sequence[str]) -> z3.BoolRef:
     """What has to pass on the interfaces that are there, and does not."""
-    return z3.And(search.wanted.required, z3.Not(search.accepts), search.space.on(there))
+    space = search.space
+    kept_out = z3.Not(search.accepts)
+    return z3.And(search.wanted.required, kept_out, space.on(there), space.ordinary())
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ protocol 6, ``icmp type`` also IPv4) as ``nft --debug=netlink`` of 1.0.6 shows t
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from dataclasses import dataclass, field
 from sriov_lb_tests import errors
 from sriov_lb_tests.policy.intervals import Intervals, address, canonical, network
 from sriov_lb_tests.policy.packet import FLAG_NAMES, STATES, WIDTHS
+
+#: Conntrack looks at packets at this priority of prerouting and output; before, rules see no state.
+CONNTRACK_PRIORITY = -200
 
 # --- what rules read ----------------------------------------------------------------------
 
@@ -77,7 +81,7 @@ class Match:
     """The fields, taken together, have the values of one of the rows (or of none, if negated).
 
     Fields that are not there (see ``Field.version`` and ``protocol``) make it not match, negated
-    or not.
+    or not. An interface that is not there is one without a name (nft_meta_store_ifname).
     """
 
     nodes: tuple[Node, ...]
@@ -119,7 +123,7 @@ class SetMark:
 
 @dataclass(frozen=True)
 class Untrack:
-    """``notrack``: conntrack will call the packet untracked."""
+    """``notrack``: a packet without a connection, as all are before conntrack, is untracked."""
 
 
 @dataclass(frozen=True)
@@ -171,19 +175,105 @@ class Ruleset:
     source: list = field(default_factory=list)
     #: Rules give flows a conntrack helper or an expectation, which makes other flows `related`.
     expects: bool = False
+    #: IP versions whose packets conntrack looks at, because a rule asks for it.
+    tracked: set[int] = field(default_factory=set)
 
     def path(self, version: int, hooks: Sequence[str]) -> list[Chain]:
         """The base chains that a packet of an IP version passes at these hooks, in order.
 
-        Two of the same hook and priority run in the order in which they were registered, which
-        the listing of one table keeps.
+        Of two with the same hook and priority the one that was registered last runs first
+        (nf_hook_entries_grow). The listing of one table keeps the order of registration; between
+        tables nothing tells it.
+
+        :raises UnknownExpression: the order of two hooks is not known, and it matters.
         """
         families = {"inet", "netdev", "ip" if version == 4 else "ip6"}
         found = []
         for hook in hooks:
             at = [c for c in self.chains.values() if c.hook == hook and c.family in families]
-            found += sorted(at, key=lambda chain: chain.priority)
+            at = sorted(reversed(at), key=lambda chain: chain.priority)
+            for _, equal in itertools.groupby(at, key=lambda chain: chain.priority):
+                self._check_order(list(equal))
+            found += at
         return found
+
+    def _check_order(self, chains: Sequence[Chain]) -> None:
+        """Whether the order of chains of equal hook and priority is known, or does not matter."""
+        for one, other in itertools.combinations(chains, 2):
+            apart = one.device and other.device and one.device != other.device
+            if (one.family, one.table) == (other.family, other.table) or apart:
+                continue
+            why = self._depends(one, other) or self._depends(other, one)
+            if why:
+                raise errors.UnknownExpression(
+                    f"{one} and {other} both hang at {one.hook}, priority {one.priority}. The "
+                    f"listing does not say which comes first, and it matters: {why}."
+                )
+        for chain in chains:
+            # Conntrack is a hook, too, and nobody knows whether it came before the chain.
+            beside = chain.hook in ("prerouting", "output") and (
+                chain.priority == CONNTRACK_PRIORITY
+            )
+            if beside and (self._reads(chain, _TRACKING) or self._has(chain, Untrack)):
+                raise errors.UnknownExpression(
+                    f"{chain} hangs at {chain.hook}, priority {chain.priority}, as conntrack does. "
+                    "The listing does not say which comes first, and it matters: rules of the "
+                    "chain are about connections."
+                )
+
+    def _depends(self, one: Chain, other: Chain) -> str:
+        """What of chain ``one`` makes it matter whether ``other`` comes before or after it.
+
+        A packet passes when both let it, whichever is first; whether it is dropped or rejected is
+        the same to whoever asks if it passes. Limits, and sets that change, go either way in any
+        order. What remains is what one chain does to the packet and the other sees: its mark, that
+        it is untracked, a header that is rewritten. Rewriting, moreover, is an error only for
+        packets that come so far, and the other chain may have dropped them.
+        """
+        if self._has(one, SetMark):
+            read = self._reads(other, {"mark"})
+            last = self._has(other, SetMark) and any(
+                self._reads(chain, {"mark"}) for chain in self.chains.values()
+            )
+            if read or last:
+                return f"{one} sets the mark, and {other} {'reads' if read else 'sets'} it"
+        if self._has(one, Untrack) and self._reads(other, _TRACKING):
+            return f"{one} has notrack, and rules of {other} are about connections"
+        if self._has(one, Rewrite) and self._refuses(other):
+            return f"{one} rewrites packets, and {other} drops some"
+        return ""
+
+    def _statements(self, chain: Chain) -> Iterable[Statement]:
+        """Every statement of a chain and of those it jumps to."""
+        seen: set[str] = set()
+        names = [chain.name]
+        while names:
+            name = names.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            for rule in self.chain(chain, name).rules:
+                for statement in rule.statements:
+                    yield statement
+                    names += [one.target for one in _verdicts(statement) if one.target]
+
+    def _has(self, chain: Chain, kind: type) -> bool:
+        return any(isinstance(statement, kind) for statement in self._statements(chain))
+
+    def _reads(self, chain: Chain, names: set[str]) -> bool:
+        return any(
+            base(node).name in names
+            for statement in self._statements(chain)
+            if isinstance(statement, (Match, VerdictMap, SetMark))
+            for node in statement.nodes
+        )
+
+    def _refuses(self, chain: Chain) -> bool:
+        return chain.policy == "drop" or any(
+            verdict.kind in ("drop", "reject")
+            for statement in self._statements(chain)
+            for verdict in _verdicts(statement)
+        )
 
     def chain(self, of: Chain, name: str) -> Chain:
         """The chain that a jump from chain ``of`` goes to."""
@@ -199,6 +289,13 @@ class Ruleset:
                         for cell in row or ():
                             found |= cell if isinstance(cell, frozenset) else set()
         return found - {"*"}
+
+
+def _verdicts(statement: Statement) -> list[Verdict]:
+    """Every verdict that a statement may give."""
+    if isinstance(statement, VerdictMap):
+        return [verdict for _, verdict in statement.entries]
+    return [statement] if isinstance(statement, Verdict) else []
 
 
 def _rows(statement: Statement) -> Iterable[tuple[Cell, ...] | None]:
@@ -259,6 +356,7 @@ _FLAGS = {name: 1 << bit for bit, name in enumerate(FLAG_NAMES)} | {"ece": 64}
 #: Names per field name; the key may carry the protocol where the names differ.
 _NAMES: dict[str, Mapping[str, int]] = {
     "protocol": _PROTOCOLS,
+    "next_header": _PROTOCOLS,
     "icmp_type.1": _ICMP_TYPES,
     "icmp_type.58": _ICMPV6_TYPES,
     "icmp_code.1": _ICMP_CODES,
@@ -289,7 +387,8 @@ def _declare(protocol: str, version: int | None, number: int | None, /, **fields
 _declare("ip", 4, None, saddr="source4", daddr="destination4", protocol="protocol",
          ttl="hop_limit", dscp="dscp", ecn="ecn", length="length", id="identification",
          frag_off="frag_off", hdrlength="header_words")  # fmt: skip
-_declare("ip6", 6, None, saddr="source6", daddr="destination6", nexthdr="protocol",
+# `nexthdr` is a byte of the first header and not the upper layer, which may stand further behind.
+_declare("ip6", 6, None, saddr="source6", daddr="destination6", nexthdr="next_header",
          hoplimit="hop_limit", dscp="dscp", ecn="ecn", flowlabel="flow_label")  # fmt: skip
 _declare("tcp", None, 6, sport="sport", dport="dport", flags="tcp_flags", sequence="tcp_sequence",
          ackseq="tcp_acknowledgement", window="tcp_window", doff="tcp_offset",
@@ -327,6 +426,13 @@ _CT = {
     "status": Field("ct_status", 32),
     "direction": Field("ct_direction", 1),
 }
+
+#: Fields that conntrack gives a packet.
+_TRACKING = {one.name for one in _CT.values()}
+#: What makes conntrack look at packets of a table's IP versions (callers of nf_ct_netns_get).
+_TRACKERS = {"ct", "ct helper", "ct timeout", "ct expectation", "ct count", "dnat", "snat",
+             "masquerade", "redirect", "flow", "synproxy"}  # fmt: skip
+_VERSIONS = {"inet": {4, 6}, "ip": {4}, "ip6": {6}}
 
 #: Statements that neither match nor decide.
 _INERT = {"counter", "log", "comment", "last", "secmark", "ct helper", "ct timeout",
@@ -419,7 +525,10 @@ class _Parser:
         ruleset.chains[chain.family, chain.table, chain.name] = chain
 
     def _note(self, ruleset: Ruleset, rule: Mapping) -> None:
-        """What one rule means for others: it fills a set, it makes flows expected."""
+        """What one rule means for others: it fills a set, it makes flows expected, it asks for
+        conntrack."""
+        if _mentions(rule.get("expr", []), _TRACKERS):
+            ruleset.tracked |= _VERSIONS.get(rule["family"], set())
         for entry in rule.get("expr", []):
             for kind in ("set", "map"):
                 if isinstance(entry, Mapping) and kind in entry:
@@ -432,10 +541,7 @@ class _Parser:
         for chain in ruleset.chains.values():
             for rule in chain.rules:
                 for statement in rule.statements:
-                    verdicts = [statement] if isinstance(statement, Verdict) else []
-                    if isinstance(statement, VerdictMap):
-                        verdicts = [verdict for _, verdict in statement.entries]
-                    for verdict in verdicts:
+                    for verdict in _verdicts(statement):
                         key = chain.family, chain.table, verdict.target
                         if verdict.target and key not in ruleset.chains:
                             raise _unknown(
@@ -720,6 +826,15 @@ class _Parser:
 
 _KNOWN_OBJECTS = {"metainfo", "counter", "quota", "limit", "ct helper", "ct timeout",
                   "ct expectation", "element", "secmark", "synproxy", "flowtable"}  # fmt: skip
+
+
+def _mentions(expression: object, kinds: set[str]) -> bool:
+    """Whether an expression, or one inside it, is of one of the kinds."""
+    if isinstance(expression, Mapping):
+        # Elements of a set are values, and there may be thousands.
+        inner = [one for k, one in expression.items() if k != "set" or isinstance(one, Mapping)]
+        return not kinds.isdisjoint(expression) or any(_mentions(one, kinds) for one in inner)
+    return isinstance(expression, list) and any(_mentions(one, kinds) for one in expression)
 
 
 def _anything(node: Node) -> Cell:

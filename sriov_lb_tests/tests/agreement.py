@@ -91,7 +91,7 @@ class Agrees:
         """Policy, ruleset and wire agree now, or the test fails with the witness.
 
         :param step: what was done just before, for the message and the evidence.
-        :param ports: TCP ports that were served once.
+        :param ports: further TCP ports without a listener: that were served once, or never.
         """
         wanted = tuple(ports)
         settled = settle(lambda: self.look(lb, ports=wanted, **options), patience=patience)

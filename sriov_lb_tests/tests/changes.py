@@ -9,7 +9,8 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sriov_lb_tests.packets.probe import Probe
+from sriov_lb_tests.packets.probe import Probe, tcp_syn
+from sriov_lb_tests.policy.intervals import canonical, network
 from sriov_lb_tests.tests import base, scene
 from sriov_lb_tests.tests.agreement import Agrees
 from sriov_lb_tests.tests.away import Away
@@ -20,6 +21,9 @@ from sriov_lb_tests.verdicts.model import Broken
 #: Probes of each stream a second, and how many have to leave for silence to prove something: on a
 #: busy machine some are too late to be sent at all.
 RATE, LEAST = 1200, 1000
+
+#: Seconds that no change takes: then the prober ends by itself, and its silence proves nothing.
+LONGEST = 3600.0
 
 #: How much later than ACTIVE an answer may be and still belong to a packet sent before it:
 #: the clocks' difference and the way there and back, seconds.
@@ -86,6 +90,30 @@ class Changes(Agrees):
         forbidden["no listener"] = self.own.syn(self.own.versions[0], NEVER)
         return allowed, forbidden
 
+    def towards(self, port: int, which: str = "allowed") -> dict[str, Probe]:
+        """SYNs to a port of each VIP, by name, from the client's ``allowed`` or ``denied`` address.
+
+        They open with a listener, close with it, or guard it.
+        """
+        return {
+            f"{which} IPv{v} to {port}": self.own.syn(v, port, which) for v in self.own.versions
+        }
+
+    def strangers(self, port: int) -> dict[str, Probe]:
+        """The same from addresses of the VIP network that nobody has: neither of the client's, so
+        they guard what is open to both. None of an IP version in which there is no such address."""
+        reach = self.reach(self.subject(self.own.bare), self.client.vantage)
+        ours = [network(text) for text in self.own.cidrs("both")]
+        found = {}
+        for version in self.own.versions:
+            wanted = canonical(pair for of, pair in ours if of == version)
+            source = next(reach.sources(version, wanted, inside=False), None)
+            self.seen[f"a stranger's address, IPv{version}"] = source or "none is free"
+            if source is not None:
+                probe = tcp_syn(self.own.vip(version), port, source=source)
+                found[f"stranger IPv{version} to {port}"] = probe
+        return found
+
     def change(
         self,
         step: str,
@@ -94,12 +122,15 @@ class Changes(Agrees):
         ports: Iterable[int] = (),
         opens: Mapping[str, Probe] | None = None,
         closes: Mapping[str, Probe] | None = None,
+        guards: Mapping[str, Probe] | None = None,
         flows: Mapping[str, Any] | None = None,
         web: bool = True,
         agree: bool = True,
         moves: bool = False,
         about: Callable[[Any], Callable[[Any], str]] = lambda report: lambda witness: "",
         refusing: Iterable[str] = (),
+        only: Iterable[str] | None = None,
+        building: bool = False,
     ) -> Any:
         """Carry out a change while the prober runs, then look whether all agree.
 
@@ -107,6 +138,8 @@ class Changes(Agrees):
         :param ports: that were served before.
         :param opens: streams that may not pass before and have to after it.
         :param closes: streams that pass before and may not once the API says ACTIVE.
+        :param guards: streams that may not pass, before, meanwhile and after: who is shut out of
+            the port that is changed.
         :param flows: connections (:class:`sriov_lb_tests.wire.prober.Connection`) to keep.
         :param web: whether the listener ``web`` is there, before and after, for everybody it
             is open to.
@@ -116,15 +149,21 @@ class Changes(Agrees):
             after what became of it; asked once the change is done.
         :param refusing: names of ``opens`` that may be answered by a reset before: their port may
             be open, as long as nobody serves it.
+        :param only: ids of the amphorae to enter afterwards, when others are dead.
+        :param building: the load balancer is asked for, and ``act`` waits for it: nobody answers
+            for its VIPs yet. Probes of a VIP leave from when somebody does.
         :return: what ``act`` returned.
         """
+        opens, closes, guards = opens or {}, closes or {}, guards or {}
         allowed, forbidden = self.streams()
-        if not web:
-            allowed = {}
-        streams = {**allowed, **(opens or {}), **(closes or {}), **forbidden}
+        parts = [allowed if web else {}, opens, closes, guards, forbidden]
+        allowed, forbidden = parts[0], {**forbidden, **guards}
+        streams = {name: probe for part in parts for name, probe in part.items()}
+        if len(streams) < sum(map(len, parts)):
+            raise ValueError(f"{step}: a stream of one name is to do two things")
         record = Change(step)
         self.changes.append(record)
-        vantage, name = self.client.vantage, self.own.bare.name
+        vantage, name = self.client.vantage, self.own.asked.name
         # What is in force once it is done shows in the probes that leave while this is asked.
         control = self.own.syn(self.own.versions[0], NEVER)
         version = self.own.versions[0]
@@ -132,8 +171,9 @@ class Changes(Agrees):
         watch = Away(vantage, *where) if moves else nullcontext()
         done, broke = None, None
         with watch as away, vantage.prober(
-            streams, forbidden=set(forbidden), flows=flows, rate=RATE, title=step, follow=moves
-        ) as probing:
+            streams, forbidden=set(forbidden), flows=flows, rate=RATE, title=step,
+            lasting=LONGEST, follow=moves or building, absent=building,
+        ) as probing:  # fmt: skip
             # What passes before the change, and what does not, is seen first.
             vantage.ask(control, tries=1)
             probing.mark("asked for")
@@ -149,21 +189,22 @@ class Changes(Agrees):
         self.keep(f"change-{len(self.changes):02d}.txt", f"{step}\n\n{report}")
         self.evidence(report.pcap)
         record.away = away.longest if away is not None else None
-        self._read(record, report, allowed, opens or {}, closes or {})
+        self._read(record, report, allowed, opens, closes)
         looks = Looks()
         with looks:
             # Of a change that was not carried out only what may never pass is judged.
-            wanted = ({}, {}) if broke else (opens or {}, closes or {})
+            wanted = ({}, {}) if broke else (opens, closes)
             found = self._findings(step, name, report, *wanted, about(report), refusing)
             if found:
                 raise Broken("\n".join([*found, str(report)]), findings=found)
         with looks:
             if broke is not None:
                 raise broke
-            self._conclusive(step, report, closes or {})
+            self._conclusive(step, report, closes)
         if agree:
             with looks:
-                record.agreed = self.agrees(self.own.bare, step, ports=ports).first.seconds
+                found = self.agrees(self.own.bare, step, ports=ports, only=only)
+                record.agreed = found.first.seconds
         looks.conclude()
         return done
 

@@ -124,7 +124,8 @@ class Own:
     # --- shorthand ---
 
     def vip(self, version: int) -> str:
-        lb = self.bare
+        """The VIP of an IP version; known as soon as the load balancer is asked for."""
+        lb = self.asked
         addresses = [lb.vip_address, *(v["ip_address"] for v in lb.additional_vips or ())]
         return next(a for a in addresses if (":" in a) == (version == 6))
 

@@ -9,7 +9,9 @@ that the target keeps no half-open connection. Beside them flows: connections of
 kernel with a payload ping, which nobody touches until they end.
 
 A slot that comes late is made up for as long as it is one of the last ``CATCH_UP``; older ones are
-left out and show as 0 among the times of sending: nothing is called lost that was not sent.
+left out and show as 0 among the times of sending: nothing is called lost that was not sent. So do
+the slots of a stream whose target nobody answers for yet (``absent``), until the follower hears of
+it.
 """
 
 import array
@@ -72,6 +74,8 @@ class Stream:
         self.frames = [bytes(frame) for frame in frames]
         self.patch = self.reset = None
         self.forbidden = bool(how.get("forbidden"))
+        self.aimed = not how.get("absent")
+        self.absent = 0  # slots before it was
         if how.get("patch"):
             options = (int(how["first"]), int(how["ports"]), int(how["key"]))
             self.patch = Patch(self.frames[0], *options)
@@ -87,8 +91,13 @@ class Stream:
         """From now on to this MAC."""
         for patch in filter(None, (self.patch, self.reset)):
             patch.frame[:6] = mac
+        self.aimed = True
 
     def send(self, sock, number):
+        if not self.aimed:
+            self.sent.append(0)
+            self.absent = len(self.sent)
+            return
         if self.patch:
             frame = self.patch.at(number)
         else:
@@ -440,14 +449,14 @@ class Prober:
             head["streams"].append(
                 {
                     "sent": len(stream.sent),
+                    "absent": stream.absent,
                     "answers": len(stream.ns),
                     "kept": stream.kept_numbers,
                     "resets": stream.resets,
                     "errors": stream.errors,
                 }
             )
-            body += [part.tobytes() for part in (stream.sent, stream.ns, stream.number)]
-            body.append(stream.kind.tobytes())
+            body += [stream.sent, stream.ns, stream.number, stream.kind]
         for flow in self.flows:
             head["flows"].append(
                 {
@@ -457,7 +466,7 @@ class Prober:
                     "pings": len(flow.pings),
                 }
             )
-            body.append(flow.pings.tobytes())
+            body.append(flow.pings)
         body += [pack_records(stream.kept) for stream in self.streams]
         return head, b"".join(body)
 

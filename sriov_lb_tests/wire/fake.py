@@ -105,9 +105,14 @@ class _FakeProber(agent_prober.Prober):
     """The guest's prober over a function; it runs when it is stopped, as fast as it can."""
 
     SLOTS = 20
+    #: Where somebody answers for a target that was absent, if it is followed.
+    HEARD = 5
 
-    def __init__(self, network: Network, body: bytes, *, streams, flows, rate, lasting, **_args):
-        self.network = network
+    def __init__(
+        self, network: Network, body: bytes, *, streams, flows, rate, lasting, follow, **_args
+    ):
+        self.network, self.follows = network, follow
+        self.answers: list[bytes] = []
         frames = unpack_frames(body)
         made = []
         for how in streams:
@@ -129,6 +134,9 @@ class _FakeProber(agent_prober.Prober):
     def run(self):
         for number in range(self.SLOTS):
             for stream in self.streams:
+                if self.follows and number == self.HEARD:
+                    stream.aim(bytes(6))
+                self.answers = []
                 stream.send(self, number)
                 for answer in self.answers:
                     self.receive((time.time_ns(), 0, len(answer), answer))

@@ -62,6 +62,8 @@ FIRST_PORT, PORTS, PORTS_OF_ONE = 1100, 28_000, 8192
 RING = 128
 #: A sender that sent nothing for so many slots was late.
 HOLE = 3
+#: Where nothing is sent to: the MAC of a target that nobody answers for yet.
+NOBODY = "00:00:00:00:00:00"
 
 
 @dataclass(frozen=True)
@@ -367,6 +369,8 @@ class Prober:
     :param floor: seconds from which on a silence is listed as an interruption.
     :param follow: send to where the target is now: a VIP that moves to another port is announced
         with another MAC, and asked for while it is silent.
+    :param absent: a target may have nobody who answers for it yet: its probes leave from when
+        somebody does. Needs ``follow``.
     """
 
     def __init__(
@@ -380,14 +384,17 @@ class Prober:
         lasting: float = 600.0,
         floor: float = 0.01,
         follow: bool = False,
+        absent: bool = False,
         title: str = "prober",
     ) -> None:
         unknown = set(forbidden) - set(streams)
         if unknown or not streams:
             raise ValueError(f"no streams called {sorted(unknown)}; there are {sorted(streams)}")
+        if absent and not follow:
+            raise ValueError("who does not follow a target never learns that it is there")
         self.vantage, self.probes, self.forbidden = vantage, dict(streams), set(forbidden)
         self.flows, self.rate, self.lasting = dict(flows or {}), rate, lasting
-        self.floor, self.follow, self.title = floor, follow, title
+        self.floor, self.follow, self.absent, self.title = floor, follow, absent, title
         self.report: ProberReport | None = None
         self._agent = None
         self._hows: list[dict] = []
@@ -483,15 +490,22 @@ class Prober:
     def _prepare(self, given: set[str]) -> None:
         share = min(PORTS // len(self.probes), PORTS_OF_ONE)
         firsts = itertools.count(FIRST_PORT, share)
+        links: dict[str, Link] = {}
         for name, probe in self.probes.items():
             probe, crafted = self.vantage.home(probe)
             self.probes[name] = probe
-            link = self.vantage.link(probe.destination)
+            if probe.destination not in links:
+                links[probe.destination] = self._link(probe.destination)
+            link = links[probe.destination]
             frames, patch = _frames_of(probe, link, self.vantage.identities)
+            absent = link.destination == NOBODY
+            if absent and not patch:
+                raise ValueError(f"{probe} cannot wait for its target: it is neither TCP nor UDP")
             how = {
                 "frames": len(frames),
                 "forbidden": name in self.forbidden,
                 "patch": patch,
+                "absent": absent,
                 "play": [probe.source] if crafted and probe.source not in given else [],
                 # The kernel resets what it does not know, on addresses of its own.
                 "reset": probe.source not in given
@@ -501,6 +515,14 @@ class Prober:
                 how.update(first=next(firsts), ports=share, key=secrets.randbits(31))
             self._hows.append(how)
             self._frames.append(frames)
+
+    def _link(self, destination: str) -> Link:
+        try:
+            return self.vantage.link(destination)
+        except errors.ControlFailed:
+            if not self.absent:
+                raise
+            return Link(self.vantage.interface.mac, NOBODY)
 
     # after
 
@@ -564,7 +586,10 @@ class Prober:
                     evidence.append(Frame(sent[number], 4, len(data), data))
                 evidence.append(frame)
             streams[name] = stream
-        lag, rate, ended = _lag(head, raw[0][0])
+        # Of the stream whose target was there first.
+        absent, first = min((entry["absent"], n) for n, entry in enumerate(head["streams"]))
+        lag, rate, ended = _lag(head, raw[first][0], absent)
+        over = head["slots"] >= int(self.rate * self.lasting)
         flows = {
             name: _flow_report(name, one, entry, list(times), ended)
             for (name, one), entry, times in zip(
@@ -576,7 +601,7 @@ class Prober:
             streams=streams,
             flows=flows,
             witnesses=sorted(witnesses, key=lambda one: one.answered_ns),
-            problem=_problem(streams.values(), head["dropped"]),
+            problem=_problem(streams.values(), head["dropped"], self.lasting if over else 0.0),
             lag=lag,
             rate=rate,
             cpu=head["cpu"],
@@ -628,23 +653,25 @@ def _flow_report(
     return FlowReport(name, one, state, pairs, ended, max(waits, default=0.0))
 
 
-def _lag(head: Mapping, first: Sequence[int]) -> tuple[Lag, float, int]:
+def _lag(head: Mapping, first: Sequence[int], absent: int) -> tuple[Lag, float, int]:
+    """Lateness, slots a second and the end, of a stream that had no target for ``absent`` slots."""
     period, start = head["period"] * 1e9, head["start_ns"]
     late = sorted(at - start - n * period for n, at in enumerate(first) if at)
     if not late:
-        return Lag(0.0, 0.0, 0.0, len(first)), 0.0, start
+        return Lag(0.0, 0.0, 0.0, len(first) - absent), 0.0, start
     ended = max(first)
     lag = Lag(
         max(0.0, late[len(late) // 2]) / 1e9,
         max(0.0, late[int(len(late) * 0.99)]) / 1e9,
         max(0.0, late[-1]) / 1e9,
-        len(first) - len(late),
+        len(first) - absent - len(late),
     )
-    lasting = (ended - start + period) / 1e9
+    lasting = max(ended - start + (1 - absent) * period, period) / 1e9
     return lag, len(late) / lasting, ended
 
 
-def _problem(streams: Iterable[StreamReport], dropped: int) -> str:
+def _problem(streams: Iterable[StreamReport], dropped: int, over: float) -> str:
+    """Why nothing follows from a silence; ``over``: seconds until it ended by itself, or 0."""
     allowed = [stream for stream in streams if not stream.forbidden]
     if not allowed:
         return "no stream was allowed, so there was no control."
@@ -653,6 +680,8 @@ def _problem(streams: Iterable[StreamReport], dropped: int) -> str:
         return f"the control {', '.join(dead)} never was answered."
     if dropped:
         return f"the capture lost {dropped} frames."
+    if over:
+        return f"it ended by itself, after {over:g} s: nobody looked at what came then."
     return ""
 
 

@@ -29,8 +29,8 @@ PORTS, STRANGERS, CATALOGUE = Test.PORTS, Test.STRANGERS, Test.CATALOGUE
 Pick = Callable[[Target], "Entry | None"]
 
 
-def _row(version: int | None = None, *, bounded: bool = False) -> Pick:
-    return lambda target: target.listener(version, bounded=bounded)
+def _row(version: int | None = None, *, bounded: bool = False, beside: int = 0) -> Pick:
+    return lambda target: target.listener(version, bounded=bounded, beside=beside)
 
 
 def _aimed(target: Target) -> Entry | None:
@@ -372,11 +372,12 @@ FAULTS: tuple[Fault, ...] = (
           _stale_source(6)),
     # ports
     Fault("port-plus-one", "the port is one too high", (PROOF, ALLOWED, PORTS),
-          replaced(_row(), _other_port(lambda n: n + 1), "is for the next port")),
+          replaced(_row(beside=1), _other_port(lambda n: n + 1), "is for the next port")),
     Fault("port-minus-one", "the port is one too low", (PROOF, ALLOWED, PORTS),
-          replaced(_row(), _other_port(lambda n: n - 1), "is for the previous port")),
+          replaced(_row(beside=-1), _other_port(lambda n: n - 1), "is for the previous port")),
     Fault("port-range", "one port became two", (PROOF, PORTS),
-          replaced(_row(), lambda e: [e.with_port(port("tcp", {"range": [e.port, e.port + 1]}))],
+          replaced(_row(beside=1),
+                   lambda e: [e.with_port(port("tcp", {"range": [e.port, e.port + 1]}))],
                    "is for the next port as well")),
     Fault("port-set-became-range", "the set of ports became their range", (PROOF, PORTS),
           added(_bounds, "all ports between the listeners' are open")),

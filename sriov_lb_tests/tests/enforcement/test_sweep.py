@@ -24,8 +24,9 @@ class TestSweep(agreement.Agrees, base.SriovLbTest):
     ``allowed_cidrs``, and nothing else is offered on the VIP; Octavia's document on SR-IOV has
     nftables in the amphora keep that promise. A rule too many may be for any port, so all of
     them are asked, by TCP and by UDP, from a source that the guarded listener names and from
-    one that it does not. Between every 64 ports goes a control, a SYN from the allowed source
-    to its listener: only between answered controls silence counts as a drop.
+    one that it does not. Neither listener has more than one CIDR of an IP version, so each row of
+    the ruleset has a source that sweeps. Between every 64 ports goes a control, a SYN from the
+    allowed source to its listener: only between answered controls silence counts as a drop.
     """
 
     def setUp(self) -> None:

@@ -8,7 +8,7 @@ promised, or it never got it, which proves nothing. Counters in the amphora tell
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -148,6 +148,60 @@ def carried(
             note=note,
         )
     return Reading(unclear=missing(what, seen, counts, eaten), note=note)
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Station:
+    """A port of an amphora, as Neutron and the amphora have it.
+
+    :param allowed: addresses that Neutron lets it send from.
+    :param elsewhere: addresses of the same amphora's port on the other side.
+    """
+
+    allowed: frozenset[str]
+    elsewhere: frozenset[str]
+
+
+def foreign(
+    frames: Sequence[Frame],
+    stations: Mapping[str, Station],
+    *,
+    here: str,
+    there: str,
+    known: Mapping[str, str],
+) -> list[str]:
+    """What the ports sent under addresses that are not theirs, a sentence for each address.
+
+    Each says whose the address is: a defect may explain one and not the other.
+
+    :param frames: what came in on the link.
+    :param stations: the ports there, by MAC; what others send is their own matter.
+    :param here, there: the networks of the link and of the ports on the other side, as words.
+    :param known: address -> whose it is, of all others.
+    """
+    found: dict[tuple[str, str], list[Frame]] = {}
+    for frame in frames:
+        mac, claimed = mac_of(frame), claims(frame)
+        if mac in stations and claimed and claimed not in stations[mac].allowed:
+            found.setdefault((mac, claimed), []).append(frame)
+    sentences = []
+    for (mac, claimed), sent in found.items():
+        station = stations[mac]
+        version = 6 if ":" in claimed else 4
+        if claimed in station.elsewhere:
+            whose = f"an address of the same amphora's port on the {there} network"
+        else:
+            whose = known.get(claimed, "an address of nobody that is known here")
+        sentences.append(
+            f"The amphora's port {mac} on the {here} network uses the IPv{version} address "
+            f"{claimed}, {whose}, which is not an address of that port; its own are "
+            f"{', '.join(sorted(station.allowed))}. Frames so sent: {len(sent)}, the first is "
+            f"{Ether(sent[0].data).summary()}."
+        )
+    return sentences
 
 
 # --- reading frames ------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scapy.layers.l2 import Ether
@@ -11,13 +11,14 @@ from tempest.lib import decorators
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.agreement.sending import link_probe
-from sriov_lb_tests.cloud.site import MEMBER
+from sriov_lb_tests.cloud.site import MEMBER, VIP
 from sriov_lb_tests.packets.probe import Probe, icmp_echo, tcp_syn, udp
 from sriov_lb_tests.tests import base
 from sriov_lb_tests.tests.base import requirement
 from sriov_lb_tests.tests.isolation import place, reading
 from sriov_lb_tests.tests.isolation.place import MEMBER_PORT, PORT, Inside, Place, through
-from sriov_lb_tests.tests.isolation.reading import Reading
+from sriov_lb_tests.tests.isolation.reading import Reading, Station
+from sriov_lb_tests.verdicts.model import Broken
 from sriov_lb_tests.wire import pcap
 from sriov_lb_tests.wire.capture import Frame
 from sriov_lb_tests.wire.host import Interface
@@ -67,6 +68,22 @@ class TestIsolation(base.SriovLbTest):
         if found.unclear:
             base.inconclusive(found.unclear)
 
+    def judged_together(self, found: Mapping[str, Reading]) -> None:
+        """The same of several places.
+
+        :param found: by what was looked at.
+        :raises Broken: with a finding for each place that is broken, so that a known one hides no
+            other.
+        """
+        for what, one in found.items():
+            self.seen[what] = "; ".join(filter(None, (one.note, one.unclear)))
+        broken = [one.broken for one in found.values() if one.broken]
+        if broken:
+            raise Broken("\n".join(broken), findings=broken)
+        unclear = [one.unclear for one in found.values() if one.unclear]
+        if unclear:
+            base.inconclusive(unclear[0])
+
     def silent(
         self,
         what: str,
@@ -107,8 +124,8 @@ class TestIsolation(base.SriovLbTest):
         probes: Sequence[Probe],
         control: Callable[[], None],
         came: Callable[[Frame], bool],
-    ) -> None:
-        """None of the probes arrives at the far end, whose capture saw the control.
+    ) -> Reading:
+        """Whether none of the probes arrives at the far end, whose capture saw the control.
 
         :param interface: of the amphora, on the sender's link.
         :param came: whether a frame is what the control has to bring.
@@ -118,18 +135,20 @@ class TestIsolation(base.SriovLbTest):
             with inside.amphora.counting(sender.interface.mac) as counts:
                 seen = sender.ask_all([(probe, None) for probe in probes], tries=1)
             control()
-        self.evidence(pcap.write(self.folder / "far-end.pcap", captured.frames))
+        name = f"far-end-{inside.base.replace(':', '-')}.pcap"
+        self.evidence(pcap.write(self.folder / name, captured.frames))
         self.evidence(*{observation.pcap for observation in seen})
         eaten = self.place.eaten(interface, self.network_of(inside, interface))
         found = reading.carried(
             what, seen, captured.incoming, counts, far=far.name, eaten=eaten
         )
         if not found.broken and not any(came(frame) for frame in captured.incoming):
-            base.inconclusive(
+            unclear = (
                 f"{what}: the control did not arrive at {far.name} either, of "
                 f"{len(captured.incoming)} frames."
             )
-        self.judged(found, what)
+            return Reading(unclear=unclear, note=found.note)
+        return found
 
     # --- the management side -----------------------------------------------------------------
 
@@ -329,8 +348,23 @@ class TestIsolation(base.SriovLbTest):
 
     # --- through the amphora -------------------------------------------------------------------
 
+    def _by(self, number: int) -> str:
+        """What an amphora is called: of a pair the one that holds the VIPs comes first."""
+        if len(self.amphorae()) == 1:
+            return "by the amphora"
+        return "by its peer" if number else "by the holder of the VIP"
+
     def not_forwarded_to_members(self, version: int, port: str = "") -> None:
-        holder = self.amphorae()[0]
+        found = {}
+        for number, inside in enumerate(self.amphorae()):
+            what = (
+                f"{self._by(number)}, from the VIP network to the member network{port}, "
+                f"IPv{version}"
+            )
+            found[what] = self._to_members(what, inside, version, holder=not number)
+        self.judged_together(found)
+
+    def _to_members(self, what: str, inside: Inside, version: int, *, holder: bool) -> Reading:
         source = self.hosts.client.allowed(version)
         target = self.hosts.member.addresses(MEMBER, version)[0]
         far, vip = self.hosts.member_side, self.place.vip(version)
@@ -340,7 +374,19 @@ class TestIsolation(base.SriovLbTest):
             udp(target, 9, source=source),
             icmp_echo(target, source=source),
         ]
-        mac = holder.member_side.mac
+        mac = inside.member_side.mac
+
+        def ask() -> None:
+            # The one without the VIPs gets no request to carry on: it asks of itself.
+            program = (
+                "import socket, sys\n"
+                "socket.create_connection((sys.argv[1], int(sys.argv[2])), 2).close()\n"
+            )
+            done = inside.amphora.within(
+                "python3", "-c", program, target, str(MEMBER_PORT), check=False
+            )
+            if done.status:
+                self.seen["the peer's own question"] = done.stderr.strip().splitlines()[-1:]
 
         def request() -> None:
             # Whether it is answered is not the point here: that the amphora asks the member is.
@@ -351,10 +397,14 @@ class TestIsolation(base.SriovLbTest):
                 except errors.AgentFailed as error:
                     self.seen["the control's request"] = str(error)
 
-        with through(self.hosts.vip_side, vip) as vantage:
-            self.carried(
-                f"from the VIP network to the member network{port}, IPv{version}",
-                vantage, far, holder, holder.vip_side, probes, request,
+        # Of a pair's standby the link-local address may be the only one of IPv6.
+        own = inside.every_address(inside.vip_side, version)
+        hop = vip if holder else next(iter(own), "")
+        if not hop:
+            return Reading(unclear=f"{what}: it has no such address on the VIP network.")
+        with through(self.hosts.vip_side, hop) as vantage:
+            return self.carried(
+                what, vantage, far, inside, inside.vip_side, probes, request if holder else ask,
                 lambda frame: reading.mac_of(frame) == mac and reading.is_tcp(frame, version),
             )  # fmt: skip
 
@@ -370,6 +420,7 @@ class TestIsolation(base.SriovLbTest):
         1. From the client send TCP, UDP and ICMP to the member-side host's address, in frames
            for the MAC that holds the VIP.
         2. Capture there; make a request to the VIP as well.
+        3. The same in frames for the MAC of the other amphora, and have that one ask the member.
 
         Verify: all come to the amphora and none arrives there. The control: the amphora's own
         question to the member of that IP version does.
@@ -410,11 +461,24 @@ class TestIsolation(base.SriovLbTest):
         self.not_forwarded_to_members(6, " behind a normal port")
 
     def not_forwarded_to_clients(self, version: int) -> None:
-        holder = self.amphorae()[0]
+        found = {}
+        for number, inside in enumerate(self.amphorae()):
+            what = (
+                f"{self._by(number)}, from the member network to the VIP network, IPv{version}"
+            )
+            found[what] = self._to_clients(what, inside, version, holder=not number)
+        self.judged_together(found)
+
+    def _to_clients(self, what: str, inside: Inside, version: int, *, holder: bool) -> Reading:
         target = self.hosts.client.allowed(version)
         source = self.hosts.member.addresses(MEMBER, version)[0]
         near, far = self.hosts.member_side, self.hosts.vip_side
-        vip = self.place.vip(version)
+        # The one without the VIPs answers at its own address, by a reset.
+        own = inside.every_address(inside.vip_side, version)
+        asked = self.place.vip(version) if holder else next(iter(own), "")
+        hop = next(iter(inside.addresses(inside.member_side, version)), "")
+        if not (asked and hop):
+            return Reading(unclear=f"{what}: it has no such address on one of the networks.")
         probes = [
             tcp_syn(target, 22, source=source),
             udp(target, 9, source=source),
@@ -422,14 +486,12 @@ class TestIsolation(base.SriovLbTest):
         ]
 
         def request() -> None:
-            self.hosts.client.vantage.ask(tcp_syn(vip, PORT, source=target))
+            self.hosts.client.vantage.ask(tcp_syn(asked, PORT, source=target))
 
-        hop = holder.addresses(holder.member_side, version)[0]
         with through(near, hop) as vantage:
-            self.carried(
-                f"from the member network to the VIP network, IPv{version}",
-                vantage, far, holder, holder.member_side, probes, request,
-                lambda frame: reading.mac_of(frame) == holder.vip_side.mac
+            return self.carried(
+                what, vantage, far, inside, inside.member_side, probes, request,
+                lambda frame: reading.mac_of(frame) == inside.vip_side.mac
                 and reading.is_tcp(frame, version),
             )  # fmt: skip
 
@@ -444,10 +506,11 @@ class TestIsolation(base.SriovLbTest):
 
         1. From the member-side host send TCP, UDP and ICMP to the client's address, in frames
            for the amphora's MAC on the member network; capture at the client.
+        2. The same in frames for the other amphora's MAC there.
 
         Verify: all come to the amphora and none arrives there. The control: a SYN-ACK of the VIP
-        does. What does not come to the amphora, because its member port is a normal one with a
-        security group, proves nothing.
+        does; of the other amphora, whose own address is asked, a reset. What does not come to the
+        amphora, because its member port is a normal one with a security group, proves nothing.
         """
         self.not_forwarded_to_clients(4)
 
@@ -464,15 +527,16 @@ class TestIsolation(base.SriovLbTest):
     # --- addresses ---------------------------------------------------------------------------
 
     def only_own_addresses(
-        self, vantage: Vantage, inside: Inside, interface: Interface,
-        stations: dict[str, set[str]], strange: list[str], version: int, source: str, known: str,
+        self, vantage: Vantage, inside: Inside, interface: Interface, stations: dict[str, Station],
+        strange: list[str], version: int, source: str, known: str,
     ) -> None:  # fmt: skip
         """Ask for and call addresses that are not the port's; look at what leaves.
 
         :param inside, interface: the amphora to whose MAC on that link the calls go.
-        :param stations: MAC -> addresses that may be used there.
-        :param strange: addresses that may not.
+        :param stations: the amphorae's ports there, by MAC.
+        :param strange: addresses that may not be used there.
         :param known: one that may, as the control; it leads to that MAC.
+        :raises Broken: with a finding for each address so used.
         """
         resolved = {}
         with vantage.capture() as captured:
@@ -496,20 +560,12 @@ class TestIsolation(base.SriovLbTest):
         if control not in stations:
             base.inconclusive(f"{known} was answered for by {control}, not by an amphora.")
         self.seen["asked for"] = resolved
-        wrong = []
-        for frame in captured.incoming:
-            mac, claimed = reading.mac_of(frame), reading.claims(frame)
-            if mac in stations and claimed and claimed not in stations[mac]:
-                wrong.append((claimed, frame))
+        here, there = ("VIP", "member") if interface is inside.vip_side else ("member", "VIP")
+        wrong = reading.foreign(
+            captured.incoming, stations, here=here, there=there, known=self._known_addresses()
+        )
         if wrong:
-            claimed, frame = wrong[0]
-            everything = ", ".join(dict.fromkeys(one for one, _ in wrong))
-            mac = reading.mac_of(frame)
-            self.fail(
-                f"The amphora's port {mac} sent {Ether(frame.data).summary()} under {claimed}, "
-                f"which is not an address of that port (IPv{version}); its own are "
-                f"{', '.join(sorted(stations[mac]))}. Addresses so used: {everything}."
-            )
+            raise Broken("\n".join(wrong), findings=wrong)
         what = f"calls to addresses that are not those of {interface.mac}, IPv{version}"
         eaten = self.place.eaten(interface, self.network_of(inside, interface))
         unclear = reading.missing(what, seen, counts, eaten)
@@ -523,12 +579,35 @@ class TestIsolation(base.SriovLbTest):
         found |= {pair["ip_address"].split("/")[0] for pair in port.allowed_address_pairs or ()}
         return found
 
+    def _stations(self, here: str) -> dict[str, Station]:
+        """The amphorae's ports on one side (``vip_side``, ``member_side``), by MAC."""
+        there = "member_side" if here == "vip_side" else "vip_side"
+        found = {}
+        for one in self.amphorae():
+            port, other = getattr(one, here), getattr(one, there)
+            allowed = self._port_addresses(port, self.network_of(one, port))
+            # Read anew: who holds the VIPs may have changed since the place was made.
+            now = one.amphora.interfaces()[other.name]
+            elsewhere = {str(entry.ip) for entry in now.addresses}
+            found[port.mac] = Station(frozenset(allowed), frozenset(elsewhere))
+        return found
+
+    def _known_addresses(self) -> dict[str, str]:
+        """Whose an address is that an amphora has no business to use."""
+        client, member = self.hosts.client, self.hosts.member
+        found = {}
+        for one in self.amphorae():
+            for entry in (*one.vip_side.addresses, *one.member_side.addresses):
+                found[str(entry.ip)] = "an address of one of the amphorae"
+            found[one.mgmt] = "the management address of an amphora"
+        for version in self.place.versions:
+            found.update(dict.fromkeys(client.guest.addresses(VIP, version), "the client's"))
+            found.update(dict.fromkeys(member.addresses(MEMBER, version), "the member's"))
+        return found
+
     def own_addresses_on_the_vip_network(self, version: int) -> None:
         pair = self.amphorae()
-        stations = {
-            one.vip_side.mac: self._port_addresses(one.vip_side, self.site.vip_net)
-            for one in pair
-        }
+        stations = self._stations("vip_side")
         strange = [a for one in pair for a in one.addresses(one.member_side, version)]
         strange += [one.mgmt for one in pair if place.version_of(one.mgmt) == version]
         strange += [self.hosts.member.addresses(MEMBER, version)[0]]
@@ -553,7 +632,7 @@ class TestIsolation(base.SriovLbTest):
         Verify: whatever leaves the amphorae's ports there, ARP answers and packets alike, bears
         an address that Neutron's port has (``fixed_ips``, ``allowed_address_pairs``). The
         control: an ARP request for the VIP is answered by the holder's MAC, and the calls come to
-        it.
+        it. Each address that is used all the same is a finding of its own, with whose it is.
         """
         self.own_addresses_on_the_vip_network(4)
 
@@ -569,10 +648,7 @@ class TestIsolation(base.SriovLbTest):
 
     def own_addresses_on_the_member_network(self, version: int) -> None:
         pair = self.amphorae()
-        stations = {
-            one.member_side.mac: self._port_addresses(one.member_side, self.site.member_net)
-            for one in pair
-        }
+        stations = self._stations("member_side")
         strange = [a for one in pair for a in one.addresses(one.vip_side, version)]
         strange += [one.mgmt for one in pair if place.version_of(one.mgmt) == version]
         known = pair[0].addresses(pair[0].member_side, version)[0]

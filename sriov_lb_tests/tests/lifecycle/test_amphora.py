@@ -189,6 +189,8 @@ class TestAmphoraLifecycle(LifecycleTest):
         self.change(
             "A listener was created after it",
             lambda: self.own.listener("second", OTHER, self.own.cidrs()),
+            opens=self.towards(OTHER),
+            guards=self.towards(OTHER, "denied"),
         )
 
     @decorators.idempotent_id("7e1f5a3b-96c8-4d0e-8f4a-3b5c6d7e8f12")

@@ -271,9 +271,7 @@ class Balancer:
 
     def remove(self, port: int) -> None:
         """Remove whatever listener is on a port, also one in ERROR."""
-        for listener in self.ground.lbs.listeners(self.lb):
-            if listener.protocol_port == port:
-                self.ground.lbs.delete_listener(self.lb, listener)
+        self.ground.lbs.remove_listener(self.lb, port)
 
     def damaged(self) -> list[Cell]:
         """Cells whose listeners were fine and are in ERROR now: Octavia marks all of them when it

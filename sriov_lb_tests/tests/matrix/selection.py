@@ -78,14 +78,15 @@ class Row:
         )
 
 
-def rows(matrix: Matrix, *, full: bool = False) -> list[Row]:
+def rows(matrix: Matrix, selection: str = "pairwise") -> list[Row]:
     """The rows, always the same for the same matrix.
 
-    :param full: every load balancer that is possible, with each protocol and each set of CIDRs
-        that it can have on it; which protocol has which set differs from one to the next, and all
-        combinations of these two are among them.
+    :param selection: as in ``[sriov_lb] matrix``. ``full`` is every load balancer that is possible,
+        with each protocol and each set of CIDRs that it can have on it; which protocol has which
+        set differs from one to the next, and all combinations of these two are among them.
+        ``product`` is every load balancer with every protocol with every set.
     """
-    return _full(matrix) if full else _pairwise(matrix)
+    return {"pairwise": _pairwise, "full": _full, "product": _product}[selection](matrix)
 
 
 def needed(matrix: Matrix) -> set[Pair]:
@@ -214,6 +215,13 @@ def _full(matrix: Matrix) -> list[Row]:
         cells = _each_value(matrix, balancer, turn)
         found.append(Row(number + 1, balancer, _ordered(matrix, cells)))
     return found
+
+
+def _product(matrix: Matrix) -> list[Row]:
+    return [
+        Row(number, balancer, _ordered(matrix, _cells(matrix, balancer)))
+        for number, balancer in enumerate(_possible(matrix), 1)
+    ]
 
 
 def _each_value(matrix: Matrix, balancer: Mapping[str, Any], turn: int) -> list[Cell]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import random
 import re
 import time
 from collections.abc import Iterable
@@ -38,11 +39,13 @@ from sriov_lb_tests.verdicts.model import (
 CONF = config.CONF
 
 MATRIX = "load-balancers"
-#: How many test methods there are: one for each load balancer of the pairwise selection. Of the
-#: full set, each takes every METHODSth.
+#: How many test methods there are: one for each load balancer of the pairwise selection. Of a
+#: larger one, each takes every METHODSth.
 METHODS = 13
 #: Port of the first cell of a load balancer; the others follow.
 FIRST_PORT = 8100
+#: From where on a port is taken that never had a listener: far from all of them.
+FAR_PORTS = 20000
 #: The next load balancer is asked for ahead when both together take at most this many VFs.
 AHEAD = 4
 
@@ -105,6 +108,13 @@ def port_of(packet: Packet) -> int | None:
     return packet.dport if request else None
 
 
+def asked_port(unclear: str) -> int | None:
+    """The port that an unclear question was about, which its sentence names before its control's;
+    None where it has none."""
+    found = re.search(r":(\d+) (?:from|on) ", unclear)
+    return int(found[1]) if found else None
+
+
 def stranger_to(amphora: Amphora, member: str) -> str:
     """What is wrong with the address a member is asked from, as a sentence; "" when nothing is.
 
@@ -141,7 +151,9 @@ class TestMatrix(Agrees, base.SriovLbTest):
     1. Build it; make the pools, the members and one listener after the other. A listener that
        Octavia fails is removed again, and a load balancer that is damaged is replaced.
     2. From the client make a request to each VIP through each listener it may use.
-    3. Compare policy, ruleset and wire, each listener's probes on their own.
+    3. Compare policy, ruleset and wire, each listener's probes on their own; the wire for ports
+       without a listener, too: beside the listeners' and far from them, from sources that may use
+       a listener.
 
     Verify: each request reaches the member and comes back (a PROMETHEUS listener answers itself),
     on normal VIPs, the controls, too; nothing disagrees.
@@ -169,14 +181,16 @@ class TestMatrix(Agrees, base.SriovLbTest):
 
     def group(self, number: int) -> None:
         """Run the rows that fall to a test method, then say what the worst of their cells is."""
-        rows = selection.rows(self.ground.matrix, full=CONF.sriov_lb.matrix == "full")
+        rows = selection.rows(self.ground.matrix, CONF.sriov_lb.matrix)
+        # In the order in which they are run, one method after the other.
+        rows.sort(key=lambda row: ((row.number - 1) % METHODS, row.number))
         mine = [row for row in rows if (row.number - 1) % METHODS == number - 1]
         if not mine:
             raise self.skipException(f"The selection has {len(rows)} load balancers.")
         outcomes: list[Outcome] = []
         for row in mine:
-            following = next((r for r in rows if r.number == row.number + 1), None)
-            outcomes += self.run_row(row, following)
+            following = rows[rows.index(row) + 1 :][:1]
+            outcomes += self.run_row(row, following[0] if following else None)
         self.conclude(outcomes)
 
     def run_row(self, row: Row, following: Row | None) -> list[Outcome]:
@@ -356,12 +370,13 @@ class TestMatrix(Agrees, base.SriovLbTest):
             for outcome in [owner] if owner else outcomes:
                 outcome.findings.append(str(finding))
                 outcome.verdict = Verdict.FAIL
-        for outcome in outcomes:
-            port = balancer.ports[outcome.cell]
-            unclear = [text for text in found.unclear if f":{port} " in text]
-            if unclear and outcome.verdict is Verdict.PASS:
-                outcome.verdict = Verdict.INCONCLUSIVE
-                outcome.problems.append(unclear[0])
+        for text in found.unclear:
+            # What is no listener's is everybody's, as with findings.
+            owner = ports.get(asked_port(text))
+            for outcome in [owner] if owner else outcomes:
+                if outcome.verdict is Verdict.PASS:
+                    outcome.verdict = Verdict.INCONCLUSIVE
+                    outcome.problems.append(text)
 
     def requests(self, balancer: Balancer, outcome: Outcome, patience: float) -> float:
         """One request to each VIP that the client may reach; returns the patience that is left."""
@@ -396,12 +411,18 @@ class TestMatrix(Agrees, base.SriovLbTest):
         return sorted({sentence for sentence in found if sentence})
 
     def compare(self, balancer: Balancer) -> Agreement:
-        """Policy, ruleset and wire; on a normal VIP there is no ruleset but security groups."""
+        """Policy, ruleset and wire; on a normal VIP there is no ruleset but security groups.
+
+        The wire is also asked for ports without a listener, from sources that have one: those on
+        either side of the listeners', and one far from them.
+        """
         vantage = self.ground.client.vantage
         subject = self.subject(balancer.lb)
         seats = self.seats(subject) if balancer.sriov else []
         reach = self.reach(subject, vantage)
-        return agreement.look(subject, seats, vantage, reach, neighbours=False)
+        # Another one for each load balancer; the evidence names it.
+        far = random.Random(balancer.lb.id).randrange(FAR_PORTS, 65535)
+        return agreement.look(subject, seats, vantage, reach, ports=[far])
 
     # --- verdicts ----------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from scapy.layers.vrrp import VRRP, VRRPv3
 
@@ -17,8 +18,18 @@ from sriov_lb_tests.policy import packet as headers
 #: What Octavia's agent writes (octavia/amphorae/backends/agent/api_server/util.py).
 CONFIGURATION = "/var/lib/octavia/vrrp/octavia-keepalived.conf"
 
-#: The highest priority: whoever has it holds the addresses (RFC 9568, 5.2.4).
-HIGHEST = 255
+#: Bytes of a secret that an advertisement carries (RFC 2338, 5.3.10).
+SECRET = 8
+
+#: Whoever has the highest priority holds the addresses; a master that lets go of them sends the
+#: lowest (RFC 9568, 5.2.4).
+HIGHEST, RESIGNS = 255, 0
+
+#: Intervals between two advertisements of ours. Each resignation that a backup believes sets its
+#: timer anew, to the skew, and each advertisement of the true master to the full time. So they are
+#: further apart than the skew, and each comes at another moment after the true master's: one of
+#: four is early enough for the skew to end before the next of these.
+PACE = {HIGHEST: 0.25, RESIGNS: 1.3}
 
 
 @dataclass(frozen=True)
@@ -75,18 +86,35 @@ class Election:
         (RFC 3768, 6.1)."""
         return 3 * self.interval + (256 - self.priority) / 256
 
-    def foreign(self) -> Election:
-        """One that concerns nobody here: what believes it believes anything."""
-        return replace(self, router=self.router % 255 + 1, secret="")
+    def moments(self, priority: int) -> list[float]:
+        """When to send advertisements of that priority, seconds since the first one: for as long
+        as an election takes, so that who believes them has shown it by then."""
+        step = PACE[priority] * self.interval
+        return [number * step for number in range(int(self.seconds / step) + 3)]
+
+    #: What somebody can say who does not know the secret.
+    GUESSES: ClassVar = ("without a secret", "with a wrong secret")
+
+    def guess(self, words: str) -> Election:
+        """What one of :data:`GUESSES` comes to.
+
+        The wrong secret is right but for its end, so whether all of it is looked at counts, too.
+        """
+        if words == self.GUESSES[0]:
+            return replace(self, secret="")
+        begin, last = self.secret[:SECRET][:-1], self.secret[:SECRET][-1:]
+        return replace(self, secret=begin + ("0" if last != "0" else "1"))
 
 
-def advertisement(destination: str, source: str, election: Election) -> Probe:
-    """A VRRP advertisement of the highest priority, to one amphora (the pair is unicast)."""
-    raw = election.secret.encode()[:8].ljust(8, b"\0")
+def advertisement(
+    destination: str, source: str, election: Election, priority: int = HIGHEST
+) -> Probe:
+    """A VRRP advertisement to one amphora (the pair is unicast)."""
+    raw = election.secret.encode()[:SECRET].ljust(SECRET, b"\0")
     first, second = int.from_bytes(raw[:4], "big"), int.from_bytes(raw[4:], "big")
 
     def build(probe: Probe, identity: Identity):
-        common = {"vrid": election.router, "priority": HIGHEST}
+        common = {"vrid": election.router, "priority": priority}
         listed = [a for a in election.addresses if ipaddress.ip_address(a).version == probe.version]
         common["addrlist"] = listed or [probe.source]
         if probe.version == 4:

@@ -10,10 +10,11 @@ from tempest import config
 from tempest.lib import decorators
 
 from sriov_lb_tests import errors
+from sriov_lb_tests.agreement import Agreement
 from sriov_lb_tests.amphora import Amphora, Stage
 from sriov_lb_tests.cloud.awaiting import until
 from sriov_lb_tests.packets.catalogue import Context, peer_cases
-from sriov_lb_tests.packets.probe import Probe
+from sriov_lb_tests.packets.probe import tcp_syn
 from sriov_lb_tests.policy import packet as headers
 from sriov_lb_tests.policy.model import PEER_PORT
 from sriov_lb_tests.policy.packet import Packet
@@ -24,10 +25,10 @@ from sriov_lb_tests.tests.base import requirement
 from sriov_lb_tests.tests.changes import RATE, too_slow
 from sriov_lb_tests.tests.lifecycle.base import LifecycleTest
 from sriov_lb_tests.tests.looks import Looks
-from sriov_lb_tests.tests.own import NEVER, THIRD, WEB, Own
-from sriov_lb_tests.tests.pair.election import Election, advertisement
+from sriov_lb_tests.tests.own import NEVER, OTHER, THIRD, WEB, Own
+from sriov_lb_tests.tests.pair.election import HIGHEST, RESIGNS, Election, advertisement
+from sriov_lb_tests.tests.pair.watched import Watched, advertise
 from sriov_lb_tests.verdicts.model import Broken
-from sriov_lb_tests.wire.exchange import Verdict
 from sriov_lb_tests.wire.survey import survey
 
 CONF = config.CONF
@@ -90,15 +91,19 @@ class TestPair(LifecycleTest):
 
     def on_the_link(self, vip: str) -> str:
         """Id of the amphora whose VF answers for a VIP; "" when nobody does."""
-        admin = self.stage.clouds.by("admin")
         try:
             mac = self.client.vantage.resolve(vip).lower()
         except errors.ControlFailed:
             return ""
         for amphora in self.pair():
-            if admin.network.get_port(amphora.vrrp_port_id).mac_address.lower() == mac:
+            if self.mac_of(amphora) == mac:
                 return amphora.id
         return mac
+
+    def mac_of(self, amphora: Any) -> str:
+        """Of its port on the VIP network, in lower case."""
+        admin = self.stage.clouds.by("admin")
+        return admin.network.get_port(amphora.vrrp_port_id).mac_address.lower()
 
     def master(self) -> tuple[Any, Any]:
         """(master, backup) once there is exactly one holder; a pair that elects none is broken."""
@@ -131,7 +136,7 @@ class TestPair(LifecycleTest):
         """Steps:
 
         1. Build a load balancer of two amphorae with a listener.
-        2. Create a second listener, narrow it, delete it.
+        2. Create a second listener, open it to everybody, narrow it again, delete it.
 
         Verify: after each step the rulesets of both agree with the policy of each, and so does the
         wire; exactly one of them holds the VIPs, and its VF is the one that answers for them.
@@ -149,27 +154,34 @@ class TestPair(LifecycleTest):
                     f"{answers or 'nobody'} answers for it."
                 )
         self.own_listener_changes()
-        self.held_by(master, "After three changes of a listener")
+        self.held_by(master, "After four changes of a listener")
 
     def own_listener_changes(self) -> None:
-        port = 8081
+        denied, strangers = self.towards(OTHER, "denied"), self.strangers(OTHER)
         listener = self.change(
             "A listener of the pair was created",
-            lambda: self.own.listener("second", port, self.own.cidrs("both")),
-            opens={"denied, open now": self.own.syn(self.own.versions[0], port, "denied")},
+            lambda: self.own.listener("second", OTHER, self.own.cidrs()),
+            opens=self.towards(OTHER),
+            guards={**denied, **strangers},
+        )
+        self.change(
+            "A listener of the pair was opened to everybody",
+            lambda: self.lbs.update_listener(self.own.bare, listener, allowed_cidrs=[]),
+            opens={**denied, **strangers},
         )
         self.change(
             "A listener of the pair was narrowed",
             lambda: self.lbs.update_listener(
                 self.own.bare, listener, allowed_cidrs=self.own.cidrs()
             ),
-            closes={"denied, closed now": self.own.syn(self.own.versions[0], port, "denied")},
+            closes={**denied, **strangers},
         )
         self.change(
             "A listener of the pair was deleted",
             lambda: self.lbs.delete_listener(self.own.bare, listener),
-            ports=[port],
-            closes={"allowed, closed now": self.own.syn(self.own.versions[0], port)},
+            ports=[OTHER],
+            closes=self.towards(OTHER),
+            guards={**denied, **strangers},
         )
 
     @decorators.idempotent_id("d47fb091-fc2e-4364-a5a0-91bc2d3e4f02")
@@ -240,8 +252,9 @@ class TestPair(LifecycleTest):
         1. After the takeover, before anybody replaced the dead amphora, create a listener that is
            open to one source.
 
-        Verify: it becomes ACTIVE, and then the survivor's ruleset and the wire agree with the
-        policy. That the dead one's successor holds it, too, is for PAI-003, which comes next.
+        Verify: it becomes ACTIVE, what has to pass passes by then, and no forbidden packet ever, to
+        the new port neither; then the survivor's ruleset and the wire agree with the policy. That
+        the dead one's successor holds it, too, is for PAI-003, which comes next.
 
         Octavia knocks at the dead amphora [haproxy_amphora] connection_max_retries times before it
         goes on, and meanwhile nothing else can be changed: that takes many minutes.
@@ -254,11 +267,13 @@ class TestPair(LifecycleTest):
         lbs = self.own.lbs
         self.addCleanup(setattr, lbs, "change_timeout", lbs.change_timeout)
         lbs.change_timeout = KNOCKING
-        asked = time.monotonic()
-        self.own.listener("meanwhile", THIRD, self.own.cidrs())
-        self.seen["ACTIVE after, seconds"] = round(time.monotonic() - asked)
-        step = "A listener was created while one amphora is dead"
-        self.agrees(self.own.bare, step, only=[story["backup"]])
+        self.change(
+            "A listener was created while one amphora is dead",
+            lambda: self.own.listener("meanwhile", THIRD, self.own.cidrs()),
+            opens=self.towards(THIRD),
+            guards=self.towards(THIRD, "denied"),
+            only=[story["backup"]],
+        )
 
     def replaced(self, gone: set[str]) -> None:
         """None of these amphorae serves the load balancer any more."""
@@ -323,7 +338,8 @@ class TestPair(LifecycleTest):
     @decorators.idempotent_id("f691d2b3-1e40-4586-87c2-b3de4f5a6b04")
     @requirement(
         "PAI-004",
-        "VRRP from anybody but the peer does not reach keepalived.",
+        "VRRP from anybody but the peer does not reach keepalived, and with the peer's address it "
+        "moves no VIP without the pair's secret.",
         needs=("admin", "amphora_ssh"),
     )
     def test_a_stranger_is_no_peer(self) -> None:
@@ -331,70 +347,117 @@ class TestPair(LifecycleTest):
 
         1. Read in each amphora how the pair elects its master. From the client's VF, from its own
            address, send each advertisements as the pair's own are, with the highest priority, for
-           as long as an election takes; count them on their way in; look who holds the VIPs.
-        2. From the peer's address send one that is about another virtual router. What comes from
-           that address is the peer's as far as the policy can say: it has to pass the filter, so
-           keeping others from sending with it is the task of the port's anti-spoofing. Reported
-           only.
+           as long as an election takes; count them on their way in.
+        2. The same with the peer's address, once without the pair's secret and once with a wrong
+           one: to the master with the highest priority, to the backup as of a master that resigns.
+        3. The control: the same with the pair's own secret.
 
-        Verify: of the first, all reach the filter and none passes it; the VIPs stay where they
-        are. The control: a SYN to the listener is answered before and after them.
+        Verify: the first reach the filter, and none passes it. The second do, since the policy
+        tells the peer by its address alone, and are not believed: the VIPs stay on the master,
+        nobody else announces them, and each answers all the while. The third are believed, or that
+        the second were not proves nothing; then the pair elects one master.
         """
         self.ready()
         master, backup = self.master()
-        version = 6 if ":" in master.vrrp_ip else 4
-        stranger = self.client.denied(version)
-        unclear = []
-        for amphora, peer in ((master, backup), (backup, master)):
-            inside = Amphora(self.stage.amphora_host(amphora))
-            election = Election.of(inside)
-            strange = advertisement(amphora.vrrp_ip, stranger, election)
-            unclear += self.unheard(inside, amphora, strange, election.seconds, master)
-            spoofed = advertisement(amphora.vrrp_ip, peer.vrrp_ip, election.foreign())
-            self.advertised(inside, amphora, "peer's address", spoofed, 0.0)
-        self.held_by(master, "After a stranger's VRRP advertisements")
-        if unclear:
-            base.inconclusive(unclear[0])
+        looks = Looks()
+        for amphora, role in ((master, "master"), (backup, "backup")):
+            with looks:
+                self.unheard(amphora, role, master)
+        for priority in (HIGHEST, RESIGNS):
+            with looks:
+                self.unbelieved(priority)
+        looks.conclude()
 
-    def unheard(
-        self, inside: Amphora, amphora: Any, probe: Probe, seconds: float, master: Any
-    ) -> list[str]:
-        """A stranger's advertisements do not pass; what could not be told."""
-        stages, unclear = self.advertised(inside, amphora, "stranger", probe, seconds)
-        if stages[Stage.PASSED_FILTER]:
+    def unheard(self, amphora: Any, role: str, master: Any) -> None:
+        """A stranger's advertisements, though right in all else, do not pass the filter."""
+        stranger = self.client.denied(6 if ":" in amphora.vrrp_ip else 4)
+        election = Election.of(Amphora(self.stage.amphora_host(amphora)))
+        title = f"stranger to the {role}"
+        seen = self.advertise(title, amphora, stranger, election, HIGHEST)
+        if seen.stages[Stage.PASSED_FILTER]:
             self.fail(
-                f"{stages[Stage.PASSED_FILTER]} VRRP advertisements from {probe.source}, which is "
+                f"{seen.stages[Stage.PASSED_FILTER]} VRRP advertisements from {stranger}, which is "
                 f"not the peer, passed the filter of amphora {amphora.id}."
             )
-        self.held_by(master, f"After {seconds:.0f} s of a stranger's VRRP to amphora {amphora.id}")
-        if not stages[Stage.REACHED_FILTER]:
-            return [
-                f"None of the VRRP advertisements from {probe.source} reached the filter of "
-                f"amphora {amphora.id}, {stages[Stage.ARRIVED]} arrived in it: that none passed "
-                "proves nothing."
-            ]
-        return unclear
+        what = f"VRRP from the stranger {stranger} came to amphora {amphora.id}"
+        self.stays(seen, what, master, election)
+        doubt = seen.doubt(Stage.REACHED_FILTER)
+        if doubt:
+            base.inconclusive(f"That no VRRP of {stranger} passed proves nothing: {doubt}")
 
-    def advertised(
-        self, inside: Amphora, amphora: Any, title: str, probe: Probe, seconds: float
-    ) -> tuple[dict[Stage, int], list[str]]:
-        """Send an advertisement again and again; how many came how far, and what is
-        unclear when no control was answered."""
-        vantage = self.client.vantage
-        control = self.own.syn(self.own.versions[0], WEB)
-        seen = []
-        with inside.counting(vantage.interface.mac) as counts:
-            ends = time.monotonic() + seconds
-            while not seen or time.monotonic() < ends:
-                seen.append(vantage.ask(probe, control=control, tries=1))
-        self.evidence(*(one.pcap for one in seen))
-        found = [counts.of(who, probe.version) for one in seen for who in one.identities]
-        stages = {stage: sum(bool(one[stage]) for one in found) for stage in Stage}
-        words = ", ".join(f"{number} {stage.value}" for stage, number in stages.items())
-        self.seen[f"{title} to the {amphora.role or amphora.id}"] = f"{len(found)} sent, {words}"
-        if any(one.verdict is not Verdict.INCONCLUSIVE for one in seen):
-            return stages, []
-        return stages, [str(seen[0])]
+    def unbelieved(self, priority: int) -> None:
+        """Advertisements with the peer's address move nothing without the pair's secret, and
+        something with it, which is the control."""
+        looks = Looks()
+        for words in Election.GUESSES:
+            with looks:
+                master, amphora, peer, election = self.to_move_it(priority)
+                role, guess = "master" if amphora is master else "backup", election.guess(words)
+                title = f"peer {words} to the {role}"
+                seen = self.advertise(title, amphora, peer.vrrp_ip, guess, priority)
+                what = f"VRRP with the peer's address {words} came to the {role} {amphora.id}"
+                self.stays(seen, what, master, election)
+                doubt = seen.doubt(Stage.PASSED_FILTER)
+                if doubt:
+                    base.inconclusive(f"While {what}, nothing moved, which says nothing: {doubt}")
+        if not looks.failures:
+            with looks:
+                self.believed(priority)
+        looks.conclude()
+
+    def believed(self, priority: int) -> None:
+        """The control: said with the pair's secret, the same is believed."""
+        master, amphora, peer, election = self.to_move_it(priority)
+        title = f"peer with its secret to the {'master' if amphora is master else 'backup'}"
+        seen = self.advertise(title, amphora, peer.vrrp_ip, election, priority)
+        if not seen.moved(self.mac_of(master), election.interval):
+            base.inconclusive(
+                f"VRRP of priority {priority} with the peer's address and the pair's own secret "
+                f"moved nothing at amphora {amphora.id} either ({seen}): so that nothing else did "
+                "need not have been for want of the secret."
+            )
+        self.master()
+
+    def to_move_it(self, priority: int) -> tuple[Any, Any, Any, Election]:
+        """(master, to whom, as if from whom, how that one elects) for an advertisement of that
+        priority which moves the VIPs if it is believed."""
+        master, backup = self.master()
+        # A backup obeys the highest as it is, and a master that hears of a resignation stays.
+        amphora, peer = (backup, master) if priority == RESIGNS else (master, backup)
+        return master, amphora, peer, Election.of(Amphora(self.stage.amphora_host(amphora)))
+
+    def stays(self, seen: Watched, what: str, master: Any, election: Election) -> None:
+        """The VIPs are where they were, and were nowhere else meanwhile."""
+        names = {self.mac_of(one): f"amphora {one.id}" for one in self.pair()}
+        findings = [
+            f"While {what}, {one}."
+            for one in seen.moved(self.mac_of(master), election.interval, names)
+        ]
+        looks = Looks()
+        with looks:
+            if findings:
+                raise Broken("\n".join([*findings, str(seen.report)]), findings=findings)
+        with looks:
+            self.held_by(master, f"After {what}")
+        looks.conclude()
+
+    def advertise(
+        self, title: str, amphora: Any, source: str, election: Election, priority: int
+    ) -> Watched:
+        """Send an amphora advertisements for as long as an election takes; watch the VIPs."""
+        probe = advertisement(amphora.vrrp_ip, source, election, priority)
+        seen = advertise(
+            self.client.vantage,
+            Amphora(self.stage.amphora_host(amphora)),
+            probe,
+            election.moments(priority),
+            self.streams()[0],
+            title,
+        )
+        self.keep(f"{title.replace(' ', '-')}.txt", str(seen.report))
+        self.evidence(seen.report.pcap)
+        self.seen[title] = str(seen)
+        return seen
 
     @decorators.idempotent_id("07a2e3c4-2f51-4697-98d3-c4ef5a6b7c05")
     @requirement(
@@ -407,21 +470,53 @@ class TestPair(LifecycleTest):
 
         1. Give the pool session persistence by source address, for which haproxy keeps a table.
         2. In each amphora look whether haproxy listens for its peer, and connect to the other's.
+        3. Take the session persistence away.
 
-        Verify: policy, ruleset and wire agree; each can connect to the other.
+        Verify: policy, ruleset and wire agree; each can connect to the other; while persistence
+        comes and goes no forbidden packet passes, to the ports where haproxy listens for its peer
+        neither.
         """
         lb = self.ready()
         pool = self.own.pool
+        source = self.client.allowed(6 if ":" in self.pair()[0].vrrp_ip else 4)
+        guards = {
+            f"client to {one.vrrp_ip}, the port of the peers": tcp_syn(
+                one.vrrp_ip, PEER_PORT, source=source
+            )
+            for one in self.pair()
+        }
+
+        def persist(step: str, how: dict[str, str] | None) -> None:
+            self.change(
+                step,
+                lambda: self.lbs.update_pool(lb, pool, session_persistence=how),
+                guards=guards,
+                agree=False,
+            )
+
+        looks, problems = Looks(), []
         self.own.damage("its pool has session persistence")
-        self.lbs.update_pool(lb, pool, session_persistence={"type": "SOURCE_IP"})
         try:
-            problems = self.unreachable_peers()
+            with looks:
+                persist("Session persistence was added", {"type": "SOURCE_IP"})
+            with looks:
+                problems = self.unreachable_peers()
             found = self.look(lb)
         finally:
-            self.lbs.update_pool(lb, pool, session_persistence=None)
+            with looks:
+                persist("Session persistence was removed", None)
             self.own.mended()
         self.harmless = True
         self.keep("agreement.json", found.to_json())
+        with looks:
+            self.can_be_copied(problems, found)
+        looks.conclude()
+
+    def can_be_copied(self, problems: list[str], found: Agreement) -> None:
+        """Each reached its peer, and policy, ruleset and wire agree.
+
+        :param problems: see :meth:`unreachable_peers`. :param found: with session persistence.
+        """
         # The port of the peers is one matter, whoever says so; anything else is another.
         about = [
             one for one in found.findings

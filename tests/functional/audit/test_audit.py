@@ -52,7 +52,10 @@ def audit(bed, testbed, tmp_path):
         [LISTENER], [], [{"id": "a1", "vrrp_ip": testbed.AMPHORA4, "role": "STANDALONE"}],
     )  # fmt: skip
 
-    def run(kernel=LINES, disk=LINES, *, links=("198.51.100.0/24", "2001:db8:1::/64"), count=False):
+    def run(
+        kernel=LINES, disk=LINES, *, links=("198.51.100.0/24", "2001:db8:1::/64"), count=False,
+        entered=True,
+    ):  # fmt: skip
         bed.within("amphora", "nft", "flush", "ruleset")
         bed.nft(testbed.octavia_rules(*kernel), "-o")
         if disk is not None:
@@ -62,13 +65,14 @@ def audit(bed, testbed, tmp_path):
         inside.path, inside.said = str(rules), []
         seat = Seat.of(subject.amphorae[0], inside)
         found = Audit(describe(subject), started="2026-01-02T03:04:05Z")
-        found.checks += checks.inside(subject, seat)
+        found.checks += checks.inside(subject, seat) if entered else []
         with NamespaceHost(bed.name("client")) as host:
             with Vantage(host, "c0", artefacts=tmp_path / "pcap") as vantage:
                 reach = Reach.of(vantage, subject, links)
-                found.checks.append(checks.wire(subject, vantage, reach, [seat] if count else []))
+                counted, rulesets = [seat] if count else [], found.checks[:1]
+                found.checks.append(checks.wire(subject, vantage, reach, counted, rulesets))
         assert bed.within("amphora", "nft", "list", "ruleset") == before
-        if not count:
+        if not count and entered:
             assert {said[:2] for said in inside.said} == {("-j", "list")}, "only read"
         jsonschema.validate(json.loads(json.dumps(report.to_json(found))), report.schema())
         return found, [check.state for check in found.checks]
@@ -87,8 +91,19 @@ def test_a_load_balancer_that_keeps_its_promises(audit, count):
 
 
 def test_own_addresses_are_enough_to_say_something(audit):
+    """They are all in the CIDRs: that others are kept out is what the ruleset says."""
     found, states = audit(links=())
     assert states == [CLEAN] * 3 and found.checks[2].packets > 10
+    assert len(found.checks[2].one_sided) == 2
+
+
+def test_but_not_that_others_are_kept_out(audit):
+    found, states = audit(links=(), entered=False)
+    assert states == [State.UNCLEAR] and found.status == 2
+    assert "to sources that it is not open to was not seen" in found.sentence
+    # The same vantage with a link may pretend to be somebody else.
+    found, states = audit(entered=False)
+    assert states == [CLEAN] and not found.checks[0].one_sided
 
 
 def test_rules_that_are_too_open(audit):

@@ -23,6 +23,8 @@ from sriov_lb_tests.amphora import Amphora
 from sriov_lb_tests.mutants import seeding
 from sriov_lb_tests.mutants.fault import FORWARDING_SETTING, Fault, Target, Test
 from sriov_lb_tests.mutants.faults import ALL
+from sriov_lb_tests.mutants.faults.listeners import replaced
+from sriov_lb_tests.mutants.listing import meta
 from sriov_lb_tests.mutants.matrix import Result
 from sriov_lb_tests.mutants.run import Run
 from sriov_lb_tests.mutants.seeding import Seeder
@@ -163,6 +165,21 @@ def test_every_fault_is_caught_by_the_tests_that_should(run, text, name):
         on_the_wire = [test for test in fault.tests if not test.static]
         assert set(on_the_wire) <= set(row.wanted), "what the fault's entry says holds here"
     assert seeding.left(run.folder) == []
+
+
+def row_of(cidr):
+    """Picks the row of one CIDR of the guarded listener."""
+    return lambda target: next(e for e in target.entries if str(e.network) == cidr)
+
+
+# The fault itself takes the first row, which the vantage's own address is in.
+@pytest.mark.parametrize("cidr", CIDRS[1:])
+def test_a_port_that_is_lost_is_caught_on_the_wire_in_the_row_of_any_cidr(run, text, cidr):
+    lost = replaced(row_of(cidr), lambda e: [e.with_port(meta("l4proto", "tcp"))], "lost its port")
+    row = run.one(dataclasses.replace(FAULTS["port-lost"], make=lost))
+    assert row.result is Result.CAUGHT, row.why
+    assert f"port 80 for {cidr} lost its port" in row.detail
+    assert Test.PORTS in row.wanted and row.cells[Test.PORTS].alarm
 
 
 def test_and_afterwards_neither(run, text, tmp_path):

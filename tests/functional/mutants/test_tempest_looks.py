@@ -3,7 +3,7 @@
 
 The matrix of the mutants shows that its own columns catch faults. The Tempest tests have eyes of
 their own: the prober in a change, the sweep, the catalogue, the reading of the isolation tests, the
-counted advertisements of those of the pair. Each is shown here a fault that it has to see, and the
+advertisements of those of the pair. Each is shown here a fault that it has to see, and the
 same place without the fault, where it has to be silent.
 """
 
@@ -26,6 +26,7 @@ from sriov_lb_tests.policy.model import Policy
 from sriov_lb_tests.tests.isolation import reading
 from sriov_lb_tests.tests.isolation.place import through
 from sriov_lb_tests.tests.pair.election import Election, advertisement
+from sriov_lb_tests.tests.pair.watched import advertise
 from sriov_lb_tests.wire.namespace import NamespaceHost
 from sriov_lb_tests.wire.survey import survey
 from sriov_lb_tests.wire.vantage import Vantage
@@ -285,3 +286,48 @@ def test_a_strangers_advertisement_that_passes_is_counted(vantage, inside, seede
     assert clean[Stage.REACHED_FILTER] and not clean[Stage.PASSED_FILTER]
     with seeded("vrrp-any"):
         assert stages()[Stage.PASSED_FILTER]
+
+
+#: In place of keepalived: who believes an advertisement that ends in its secret lets go of the VIP
+#: for a while.
+BELIEVER = """
+import socket, subprocess, sys, time
+vip, secret = sys.argv[1], sys.argv[2].encode()
+heard = socket.socket(socket.AF_INET, socket.SOCK_RAW, 112)
+print("ready", flush=True)
+while True:
+    if heard.recv(65535)[-8:].startswith(secret):
+        for what in ("del", "add"):
+            subprocess.run(["ip", "address", what, vip + "/32", "dev", "eth1"])
+            time.sleep(0.4)
+"""
+
+
+@pytest.mark.parametrize(("asked_for", "moves"), [("a1b2c3d", []), ("", ["without", "wrong"])])
+def test_an_amphora_that_believes_without_the_secret_is_seen(
+    vantage, inside, bed, testbed, asked_for, moves
+):
+    """As PAI-004 looks: at one that asks for the secret, and at one that asks for none."""
+    election = Election(7, 100, 1, "a1b2c3d", (testbed.VIP4,))
+    said = {words: election.guess(words) for words in Election.GUESSES}
+    said["control"] = election
+    keepalived = bed.start(
+        "amphora", sys.executable, "-c", BELIEVER, testbed.VIP4, asked_for
+    )
+    try:
+        assert keepalived.stdout.readline().strip() == "ready"
+        seen = {
+            words: advertise(
+                vantage, inside, advertisement(testbed.AMPHORA4, PEER, one), [0.0, 0.1, 0.8],
+                {"allowed": tcp_syn(testbed.VIP4, 80, source=ALLOWED)}, words,
+            )
+            for words, one in said.items()
+        }  # fmt: skip
+    finally:
+        bed.stop(keepalived)
+        bed.within("amphora", "ip", "address", "replace", f"{testbed.VIP4}/32", "dev", "eth1")
+    mac = bed.within("amphora", "cat", "/sys/class/net/eth1/address").strip()
+    for words, one in seen.items():
+        assert one.doubt(Stage.PASSED_FILTER) == ""
+        expected = words == "control" or any(part in words for part in moves)
+        assert bool(one.moved(mac, 0.3)) is expected, f"{words}: {one.report}"

@@ -332,6 +332,35 @@ def test_an_address_that_is_tentative_is_taken_for_anothers(vantage, bed, testbe
 
 
 @BOTH
+def test_a_target_that_is_not_there_yet(vantage, bed, vip, version):
+    """As an amphora that is being built: probes leave from when it answers for its address."""
+    probes = streams(vip[version], version)
+
+    def link(state):
+        bed.within("amphora", "ip", "link", "set", "eth1", state)
+        if state == "up":
+            # An interface that went down lost its IPv6 addresses, and the way to others.
+            for address in ("2001:db8:1::30/64", f"{vip[6]}/128"):
+                bed.within("amphora", "ip", "addr", "replace", address, "dev", "eth1", "nodad")
+
+    link("down")
+    try:
+        with vantage.prober(probes, forbidden=FORBIDDEN, follow=True, absent=True) as probing:
+            time.sleep(0.5)
+            probing.mark("up")
+            link("up")
+            time.sleep(0.8)
+    finally:
+        link("up")
+    report = probing.report
+    assert report.problem == "" and report.witnesses == [], str(report)
+    allowed, up = report.streams["allowed"], dict(report.marks)["up"]
+    assert 0.5 < (allowed.first_ns - report.started_ns) / 1e9 and allowed.first_ns > up
+    # Half of the slots had nobody to ask; of the others few were left out.
+    assert 300 < allowed.sent < 900 and report.rate > 300, str(report)
+
+
+@BOTH
 def test_a_target_that_moves(vantage, bed, vip, version):
     """Another MAC, announced or not: with ``follow`` the stream finds it, without it is lost."""
     probes = {"allowed": streams(vip[version], version)["allowed"]}

@@ -74,7 +74,8 @@ CLONE_NEWNET = 0x40000000
 
 @contextlib.contextmanager
 def entered(namespace: str) -> Iterator[None]:
-    """This thread, and what it starts, is in the named network namespace while the block runs."""
+    """This thread, and what it starts, is in a network namespace (a name, or the path of its file)
+    while the block runs."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def enter(descriptor: int) -> None:
@@ -82,7 +83,7 @@ def entered(namespace: str) -> Iterator[None]:
             raise OSError(ctypes.get_errno(), "setns")
 
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    there = os.open(os.path.join("/run/netns", namespace), os.O_RDONLY)
     try:
         enter(there)
         try:

@@ -197,6 +197,75 @@ def test_other_ports_are_asked_for_by_whoever_a_listener_is_open_to():
     assert by_port[9000] == {ALLOWED, "198.51.100.64"}
 
 
+def closed(found, listeners=(80, 8080)):
+    """Who asks for each port without a listener."""
+    by_port = {}
+    for one in found:
+        if one.packet.dport not in listeners and one.packet.protocol == 6:
+            by_port.setdefault(one.packet.dport, set()).add(one.packet.source)
+    return by_port
+
+
+def test_other_ports_are_asked_for_from_each_cidr_of_a_listener():
+    """A row is one CIDR's: the one that lost its port may be any of them."""
+    cidrs = [f"{ALLOWED}/32", "198.51.100.64/30", "198.51.100.68/30"]
+    found = questions(subject(listener(cidrs=cidrs)).policy(), REACH, ports=[9000])
+    everybody = {ALLOWED, "198.51.100.64", "198.51.100.68"}
+    # The last two are one interval, and two rows of a ruleset.
+    assert closed(found) == {79: everybody, 81: everybody, 9000: everybody}
+    for one in found:
+        if one.packet.dport == 80 and one.promise is Promise.REQUIRED:
+            everybody.discard(one.packet.source)
+        elif one.packet.dport != 80:
+            assert (one.control.source, one.control.dport) == (one.packet.source, 80)
+    assert not everybody, "and each of them has to be served"
+
+
+def test_the_control_of_another_port_differs_in_the_port_alone_on_every_vip():
+    """A source that the link itself keeps back would be taken for one that is dropped."""
+    which = subject(listener(cidrs=[f"{ALLOWED}/32", "198.51.100.64/30"]),
+                    additional_vips=[{"ip_address": SECOND}, {"ip_address": THIRD}])  # fmt: skip
+    found = questions(which.policy(), REACH, ports=[9000, 9001, 9002])
+    asked = [one for one in found if one.packet.dport != 80]
+    assert {(one.packet.source, one.packet.destination) for one in asked} == {
+        (source, vip) for source in (ALLOWED, "198.51.100.64") for vip in (VIP, SECOND, THIRD)
+    }
+    for one in asked:
+        assert (one.control.source, one.control.destination) == (
+            one.packet.source, one.packet.destination)  # fmt: skip
+
+
+def test_one_source_stands_for_each_cidr_that_it_is_in():
+    nested = listener(cidrs=["198.51.100.0/26", f"{ALLOWED}/32"])
+    again = listener(8080, ("198.51.100.0/25", "198.51.100.128/25"))
+    found = questions(subject(nested, again).policy(), REACH, ports=[9000])
+    assert closed(found)[79] == {ALLOWED}
+    assert closed(found)[8079] == closed(found)[9000] == {ALLOWED, "198.51.100.128"}
+
+
+def test_of_very_many_cidrs_some_ask_and_the_ends_among_them():
+    many = [f"198.51.100.{number}/31" for number in range(40, 240, 2)]
+    which = subject(listener(cidrs=many))
+    for thorough, number in ((False, 6), (True, 24)):
+        asking = closed(questions(which.policy(), REACH, thorough=thorough))[79]
+        assert len(asking) == number and {"198.51.100.40", "198.51.100.238"} <= asking
+
+
+def test_between_listeners_the_next_port_without_one_is_the_neighbour():
+    found = questions(
+        subject(listener(80), listener(81, ("198.51.100.64/30",)), listener(82)).policy(), REACH
+    )
+    assert closed(found, (80, 81, 82)) == dict.fromkeys((79, 83), {ALLOWED, "198.51.100.64"})
+
+
+def test_udp_to_a_listeners_port_is_asked_from_each_of_its_cidrs():
+    cidrs = [f"{ALLOWED}/32", "198.51.100.64/30"]
+    found = questions(subject(listener(cidrs=cidrs)).policy(), REACH, thorough=True)
+    udp = {one.packet.source for one in found if one.packet.protocol == 17
+           and one.packet.dport == 80}  # fmt: skip
+    assert udp == {ALLOWED, "198.51.100.64"}
+
+
 # --- policy and wire -------------------------------------------------------------------------
 
 
@@ -217,6 +286,34 @@ def test_a_port_that_was_forgotten_is_one_sentence_and_a_witness(vantage):
     assert "no listener is on TCP port 81" in rest[0] and "SYN-ACK" in rest[0]
     assert found.findings[0].pcap.is_file()
     assert found.to_json()["findings"][0]["too open"] is True
+
+
+class Everything(Wire):
+    """One network reaches every port, as when its row of the ruleset lost the port."""
+
+    def __init__(self, network, *open):
+        super().__init__(*open)
+        self.network = ipaddress.ip_network(network)
+
+    def __call__(self, frame):
+        packet = Ether(frame)
+        if TCP in packet and ipaddress.ip_address(packet[IP].src) in self.network:
+            self.open.add((packet[IP].src, packet[TCP].dport))
+        return super().__call__(frame)
+
+
+@pytest.mark.parametrize("lost", [f"{ALLOWED}/32", "198.51.100.64/30", "198.51.100.128/28"])
+def test_a_cidr_whose_rule_lost_its_port_is_seen_on_the_wire_whichever_it_is(vantage, lost):
+    cidrs = [f"{ALLOWED}/32", "198.51.100.64/30", "198.51.100.128/28"]
+    own = ("198.51.100.64", "198.51.100.128", "198.51.100.67", "198.51.100.143", ALLOWED)
+    wire = Everything(lost, *((source, 80) for source in own))
+    found = through(vantage, wire, subject(listener(cidrs=cidrs)))
+    assert {one.packet.dport for one in found.findings} == {79, 81}
+    for one in found.findings:
+        assert one.too_open and ipaddress.ip_address(one.packet.source) in wire.network
+    wire.network = ipaddress.ip_network("192.0.2.0/24")
+    wire.open = {(source, 80) for source in own}
+    assert through(vantage, wire, subject(listener(cidrs=cidrs))).agreed, "and else there is none"
 
 
 def test_a_reset_from_a_closed_port_came_through_the_filter(vantage):

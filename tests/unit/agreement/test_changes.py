@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from sriov_lb_tests.agreement import Reach
 from sriov_lb_tests.tests.away import Away
-from sriov_lb_tests.tests.changes import Changes
+from sriov_lb_tests.tests.changes import LONGEST, Changes
 from sriov_lb_tests.tests.lifecycle.test_amphora import MOMENT, age_of_first_process, ending
 from sriov_lb_tests.tests.looks import Looks
 from sriov_lb_tests.verdicts.model import Broken, Inconclusive
@@ -136,16 +137,18 @@ class Watched(Changes):
         self.found.pcap, self.found.flows = None, {}
         self.found.lag = SimpleNamespace(p99=0.0)
         self.own = SimpleNamespace(
-            versions=(4,), syn=lambda *a: "SYN", vip=lambda version: "192.0.2.1",
-            bare=SimpleNamespace(name="lb"),
+            versions=(4,), syn=lambda *a: ("SYN", *a), vip=lambda version: "192.0.2.1",
+            bare=SimpleNamespace(name="lb"), asked=SimpleNamespace(name="lb"),
+            cidrs=lambda which: ["192.0.2.2/32", "192.0.2.3/32", "2001:db8::2/128"],
         )  # fmt: skip
         self.begin()
-        self.seen, self.kept = {}, []
+        self.seen, self.kept, self.probed = {}, [], []
 
     @property
     def client(self):
         @contextlib.contextmanager
-        def prober(*_arguments, **_options):
+        def prober(streams, **options):
+            self.probed.append((streams, options))
             yield SimpleNamespace(mark=lambda name: None, report=self.found)
 
         vantage = SimpleNamespace(prober=prober, ask=lambda *a, **k: None)
@@ -156,6 +159,49 @@ class Watched(Changes):
 
     def evidence(self, *paths):
         pass
+
+
+def test_who_guards_a_changed_port_may_never_pass():
+    seen = Watched()
+    opened = {"first_ns": 2 * SECOND, "last_ns": 6 * SECOND, "served_ns": 2 * SECOND}
+    seen.found.streams["o"] = SimpleNamespace(sent=9, probe="SYN", **opened)
+    seen.change("A step", lambda: None, agree=False, opens={"o": "SYN"}, guards={"g": "SYN"})
+    ((streams, options),) = seen.probed
+    assert set(streams) == {"allowed IPv4", "denied IPv4", "no listener", "o", "g"}
+    assert options["forbidden"] == {"denied IPv4", "no listener", "g"}
+    # It ends with the change, however long that takes, and asks for nobody who is not there.
+    assert options["lasting"] == LONGEST > 1800
+    assert (options["follow"], options["absent"]) == (False, False)
+    with pytest.raises(ValueError, match="to do two things"):
+        seen.change("A step", lambda: None, opens={"o": "SYN"}, guards={"o": "SYN"})
+
+
+def test_what_is_being_built_is_waited_for():
+    seen = Watched()
+    seen.found.streams = {}
+    seen.change("A step", lambda: None, agree=False, web=False, building=True)
+    ((streams, options),) = seen.probed
+    assert set(streams) == options["forbidden"] == {"denied IPv4", "no listener"}
+    assert options["follow"] and options["absent"]
+
+
+def test_streams_to_a_port_are_named_after_who_sends_them():
+    assert Watched().towards(8081, "denied") == {"denied IPv4 to 8081": ("SYN", 4, 8081, "denied")}
+
+
+def test_a_stranger_has_an_address_that_nobody_has():
+    seen = Watched()
+    seen.subject = lambda lb: None
+    seen.reach = lambda subject, vantage: Reach(
+        ("192.0.2.2", "192.0.2.3"), ("192.0.2.0/24",), frozenset(["192.0.2.4"])
+    )
+    ((name, probe),) = seen.strangers(8081).items()
+    assert name == "stranger IPv4 to 8081"
+    assert (probe.destination, probe.port) == ("192.0.2.1", 8081)
+    # Before the client's is the first host, which may be a router; after them somebody's.
+    assert probe.source == "192.0.2.5"
+    seen.own.versions = (6,)
+    assert seen.strangers(8081) == {}, "no address of that kind may be pretended"
 
 
 def refuse():

@@ -2,6 +2,7 @@
 """The audit's forms, and what it says when something is wrong with its options."""
 
 import json
+from contextlib import ExitStack
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -80,13 +81,64 @@ def test_listeners_of_which_nothing_was_seen_are_not_clean(monkeypatch):
     monkeypatch.setattr(checks, "look", lambda *a, **k: some)
     found = checks.wire(SUBJECT, host, None)
     assert found.state is State.UNCLEAR and "listener dns" in found.sentence
-    one_side = Agreement("shop", sent=7, partly=("to sources it is open to was not seen",))
-    monkeypatch.setattr(checks, "look", lambda *a, **k: one_side)
-    found = checks.wire(SUBJECT, host, None)
-    assert found.state is State.CLEAN
+
+
+ONE_SIDE = Agreement("shop", sent=7, partly=("to sources it is not open to was not seen",))
+
+
+@pytest.mark.parametrize("rulesets", [(), (DUMB,), (CLEAN, DUMB), (CLEAN, BAD)])
+def test_a_listener_seen_from_one_side_is_not_clean(monkeypatch, rulesets):
+    monkeypatch.setattr(checks, "look", lambda *a, **k: ONE_SIDE)
+    found = checks.wire(SUBJECT, SimpleNamespace(name="host eth0"), None, (), rulesets)
+    assert found.state is State.UNCLEAR and found.sentence == ONE_SIDE.partly[0]
+    assert made(found).status == 2
+    (said,) = report.to_json(made(found))["checks"]
+    assert said["one_sided"] == said["unclear"] == list(ONE_SIDE.partly)
+
+
+def test_clean_rulesets_tell_the_other_side(monkeypatch):
+    monkeypatch.setattr(checks, "look", lambda *a, **k: ONE_SIDE)
+    host = SimpleNamespace(name="host eth0")
+    found = checks.wire(SUBJECT, host, None, (), (CLEAN, CLEAN))
+    assert found.state is State.CLEAN and made(found).status == 0
     assert found.sentence == (
-        "they agree on all of 7 packets that were sent; to sources it is open to was not seen"
+        "they agree on all of 7 packets that were sent; to sources it is not open to was not seen"
     )
+    # It is said in every form all the same.
+    data = report.to_json(made(found))
+    jsonschema.validate(data, report.schema())
+    assert data["checks"][0]["one_sided"] == list(ONE_SIDE.partly)
+    assert "not open to was not seen" in report.junit(made(found))
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))
+    report.render(made(found), console)
+    assert f"told by the rulesets alone: {ONE_SIDE.partly[0]}" in console.export_text()
+
+
+def audited(monkeypatch, seats=(), closed=()):
+    """``sriov-lb audit`` from a vantage that sees one side only."""
+    opened = command.Opened()
+    opened.user, opened.subject, opened.reach = None, SUBJECT, None
+    opened.seats, opened.closed = list(seats), list(closed)
+    opened.vantage = SimpleNamespace(name="host eth0")
+    monkeypatch.setattr(command, "open_all", lambda *a, **k: opened)
+    monkeypatch.setattr(command, "describe", lambda subject: LB)
+    monkeypatch.setattr(places, "changed", lambda user, subject: "")
+    monkeypatch.setattr(checks, "inside", lambda subject, seat: [CLEAN, CLEAN])
+    monkeypatch.setattr(checks, "look", lambda *a, **k: ONE_SIDE)
+    options = {"count": False, "next_hop": None, "artifacts": "x", "vantage": "a@b"}
+    with ExitStack() as stack:
+        found = command.look_at("shop", stack, amphora_key="", **options)
+    return found.status, found.checks[-1].state
+
+
+def test_the_command_hands_the_rulesets_to_the_wire(monkeypatch):
+    """The only allowed CIDR around the vantage, no --link: without a key nobody knows."""
+    seat = Seat("a1", "198.51.100.30", "", None)
+    assert audited(monkeypatch) == (2, State.UNCLEAR)
+    assert audited(monkeypatch, [seat]) == (0, State.CLEAN)
+    # The other amphora of a pair may be the one that answers.
+    away = places.Closed("a2", "ssh says no")
+    assert audited(monkeypatch, [seat], [away]) == (2, State.UNCLEAR)
 
 
 @pytest.mark.parametrize(

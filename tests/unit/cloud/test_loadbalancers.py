@@ -79,6 +79,13 @@ def test_a_listener_in_error_under_an_active_load_balancer_is_seen(lbs, cloud, m
         lbs.create_listener(lb, protocol="HTTP", port=80, allowed_cidrs=["192.0.2.0/24"])
     (entry,) = [e for e in lbs.ledger.open_entries if e.kind == "listener"]
     assert entry.extra["parent"] == lb.name
+    # Whoever asked for it has nothing to name it by but its port.
+    lbs.remove_listener(lb, 81)
+    assert [one.protocol_port for one in lbs.listeners(lb)] == [80]
+    lbs.remove_listener(lb, 80)
+    assert lbs.listeners(lb) == [] and not [
+        e for e in lbs.ledger.open_entries if e.kind == "listener"
+    ]
 
 
 def test_a_change_is_made_again_when_octavia_was_busy(lbs, cloud, monkeypatch):

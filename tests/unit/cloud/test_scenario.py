@@ -37,6 +37,13 @@ def test_values_are_filled_in_as_canonical_cidrs():
     assert found.listener("guarded").pool == found.pools[0].name
 
 
+def test_the_sweep_leaves_no_cidr_of_the_shared_listeners_out():
+    """It has one allowed source of each IP version, and a rule is one CIDR's."""
+    for listener in scenario.listener_set("web-one-source", VALUES, (4, 6)).listeners:
+        versions = [":" in cidr for cidr in listener.allowed_cidrs or ()]
+        assert len(versions) == len(set(versions))
+
+
 def test_cidrs_of_a_version_without_a_vip_are_left_out():
     found = scenario.listener_set("web-one-source", VALUES, (6,))
     assert found.listener("guarded").allowed_cidrs == ("2001:db8::7/128",)

@@ -9,7 +9,11 @@ import pytest
 from openstack import exceptions as sdk
 
 from sriov_lb_tests import errors
+from sriov_lb_tests.agreement import Reach, Subject, View, questions
+from sriov_lb_tests.agreement.result import Agreement, Finding
 from sriov_lb_tests.cloud import scenario
+from sriov_lb_tests.policy.model import Promise
+from sriov_lb_tests.policy.packet import Packet
 from sriov_lb_tests.tests.matrix import selection, test_matrix
 from sriov_lb_tests.tests.matrix.ground import Balancer, Ground
 from sriov_lb_tests.tests.matrix.selection import Cell
@@ -95,6 +99,104 @@ def test_a_listener_that_failed_is_told_with_the_others_as_its_control(
 def test_what_may_harm_others_is_tried_first():
     cells = [Cell("TCP", "none"), Cell("HTTP", "nested"), Cell("PROMETHEUS", "none")]
     assert [test_matrix.fragile(Outcome(cell)) for cell in cells] == [False, True, True]
+
+
+CLIENT = "203.0.113.10"
+
+
+@pytest.fixture
+def compared(test, monkeypatch):
+    """What a row without ssh to its amphorae asks of the wire."""
+    subject = Subject.of(
+        {"id": "lb", "vip_address": "203.0.113.9"},
+        [{"name": f"l{port}", "protocol": "HTTP", "protocol_port": port,
+          "allowed_cidrs": [f"{CLIENT}/32"]} for port in (8100, 8101)],
+    )  # fmt: skip
+    place = SimpleNamespace(client=SimpleNamespace(vantage=None))
+    monkeypatch.setattr(test_matrix.TestMatrix, "_ground", place)
+    monkeypatch.setattr(test, "subject", lambda lb: subject)
+    monkeypatch.setattr(test, "seats", lambda subject: [])
+    reach = Reach((CLIENT,), ("203.0.113.0/24",), frozenset({"203.0.113.9"}))
+    monkeypatch.setattr(test, "reach", lambda subject, vantage: reach)
+
+    def look(subject, seats, vantage, reach, **options):
+        assert not seats
+        return questions(subject.policy(), reach, **options)
+
+    monkeypatch.setattr(test_matrix.agreement, "look", look)
+    return lambda lb: test.compare(SimpleNamespace(lb=SimpleNamespace(id=lb), sriov=False))
+
+
+def test_each_row_asks_for_ports_without_a_listener(compared):
+    """Nothing else would see a load balancer whose every other port is open."""
+
+    def closed(lb):
+        return {
+            one.packet.dport
+            for one in compared(lb)
+            if one.promise is Promise.FORBIDDEN and one.packet.source == CLIENT
+            and one.control is not None
+        }  # fmt: skip
+
+    near, far = {8099, 8102}, closed("x") - {8099, 8102}
+    assert closed("x") == near | far and len(far) == 1 and min(far) >= 20000
+    assert closed("x") == near | far, "the same again"
+    assert closed("y") != near | far, "another one for another load balancer"
+
+
+def row_of(monkeypatch, test, found):
+    """Two listeners, both served, and what the comparison came to."""
+    outcomes = [Outcome(Cell("TCP", "none")), Outcome(Cell("HTTP", "one-host"))]
+    ports = {one.cell: 8100 + number for number, one in enumerate(outcomes)}
+    monkeypatch.setattr(test, "requests", lambda balancer, outcome, patience: patience)
+    monkeypatch.setattr(test, "compare", lambda balancer: found)
+    monkeypatch.setattr(test, "keep", lambda name, content: None)
+    test.look_at(SimpleNamespace(row=DIRECT, ports=ports), outcomes)
+    return [one.verdict for one in outcomes]
+
+
+def unclear(port):
+    return (
+        f"a neighbour of port 8100: TCP SYN to 203.0.113.9:{port} from 203.0.113.10, sent 3 times, "
+        "got no answer, but the control (TCP SYN to 203.0.113.9:8100 from 203.0.113.10) got none "
+        "before it either."
+    )
+
+
+@pytest.mark.parametrize(
+    ("port", "verdicts"),
+    [
+        (8102, [Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE]),
+        (8101, [Verdict.PASS, Verdict.INCONCLUSIVE]),
+    ],
+)
+def test_what_is_not_clear_of_a_port_without_a_listener_is_everybodys(
+    test, monkeypatch, port, verdicts
+):
+    assert row_of(monkeypatch, test, Agreement("x", unclear=(unclear(port),))) == verdicts
+
+
+def test_an_open_port_without_a_listener_is_everybodys_failure(test, monkeypatch):
+    packet = Packet("eth1", CLIENT, "203.0.113.9", 6, sport=40000, dport=30000)
+    found = Agreement("x", (Finding(View.WIRE, True, packet, "it came through"),))
+    assert row_of(monkeypatch, test, found) == [Verdict.FAIL, Verdict.FAIL]
+
+
+@pytest.mark.parametrize("which", ["pairwise", "full"])
+def test_the_load_balancer_asked_for_ahead_is_the_one_that_is_next(test, monkeypatch, which):
+    """Whoever is asked for ahead and not next holds VFs that the next one needs."""
+    known = SimpleNamespace(matrix=scenario.matrix("load-balancers"))
+    monkeypatch.setattr(test_matrix.TestMatrix, "_ground", known)
+    options = SimpleNamespace(sriov_lb=SimpleNamespace(matrix=which))
+    monkeypatch.setattr(test_matrix, "CONF", options)
+    ran = []
+    monkeypatch.setattr(test, "run_row", lambda row, following: ran.append((row, following)) or [])
+    monkeypatch.setattr(test, "conclude", lambda outcomes: None)
+    for number in range(1, test_matrix.METHODS + 1):
+        test.group(number)
+    rows, following = zip(*ran, strict=True)
+    assert [*rows[1:], None] == list(following)
+    assert len(set(row.number for row in rows)) == len(selection.rows(known.matrix, which))
 
 
 METRICS = (

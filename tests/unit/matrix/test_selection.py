@@ -2,10 +2,11 @@
 """What runs of the matrix, and the sets of CIDRs."""
 
 import ipaddress
+import itertools
 
 import pytest
 
-from sriov_lb_tests import errors
+from sriov_lb_tests import config, errors
 from sriov_lb_tests.cloud import scenario
 from sriov_lb_tests.policy.packet import Packet
 from sriov_lb_tests.tests.matrix import cidrs, selection, test_matrix
@@ -53,7 +54,7 @@ def test_what_some_releases_cannot_build_carries_nothing_alone():
 
 
 def test_cidrs_within_cidrs_have_a_control_on_the_same_load_balancer():
-    for row in [*ROWS, *selection.rows(MATRIX, full=True)]:
+    for row in [*ROWS, *selection.rows(MATRIX, "full")]:
         sets = [cell.cidrs for cell in row.cells]
         assert "nested" not in sets or sets.index("nested") > 0
 
@@ -64,7 +65,7 @@ def test_few_load_balancers_carry_many_listeners():
 
 
 def test_the_full_set_has_every_load_balancer_and_on_each_every_value_it_can_have():
-    full = selection.rows(MATRIX, full=True)
+    full = selection.rows(MATRIX, "full")
     assert len(full) == len({tuple(row.values.values()) for row in full}) == 160
     assert not selection.needed(MATRIX) - selection.covered(full)
     for row in full:
@@ -82,15 +83,51 @@ def test_the_full_set_has_every_load_balancer_and_on_each_every_value_it_can_hav
     assert len(combined) == len(MATRIX.listener["protocol"]) * len(MATRIX.listener["cidrs"])
 
 
+def test_the_product_is_everything_and_nothing_impossible():
+    found = [
+        {**row.values, "protocol": cell.protocol, "cidrs": cell.cidrs}
+        for row in selection.rows(MATRIX, "product")
+        for cell in row.cells
+    ]
+    factors = {**MATRIX.load_balancer, **MATRIX.listener}
+    everything = (
+        dict(zip(factors, values, strict=True)) for values in itertools.product(*factors.values())
+    )
+    wanted = {tuple(values.items()) for values in everything if not MATRIX.ruled_out(values)}
+    assert {tuple(values.items()) for values in found} == wanted
+    assert len(found) == len(wanted)
+
+
+def test_every_selection_of_the_option_is_there():
+    (option,) = [one for one in config.SriovLbGroup if one.dest == "matrix"]
+    for which in option.type.choices:
+        rows = selection.rows(MATRIX, which)
+        assert [row.number for row in rows] == list(range(1, len(rows) + 1))
+        assert rows == selection.rows(MATRIX, which)
+    assert len(list(option.type.choices)) == 3
+
+
 def test_the_documentation_has_the_right_numbers(root):
     text = " ".join((root / "doc" / "source" / "scenarios.rst").read_text().split())
     cells = sum(len(row.cells) for row in ROWS)
     assert f"{len(ROWS)} load balancers with {cells} listeners" in text
-    full = selection.rows(MATRIX, full=True)
+    full = selection.rows(MATRIX, "full")
     cells = sum(len(row.cells) for row in full)
     assert f"all {len(full)} possible" in text and f"{cells:,} in all" in text
-    product = sum(len(selection._cells(MATRIX, row.values)) for row in full)
-    assert f"which were {product:,} listeners" in text
+    product = selection.rows(MATRIX, "product")
+    cells = [len(row.cells) for row in product]
+    assert f"{sum(cells):,} listeners, up to {max(cells)} on one load balancer" in text
+    nights = [
+        [row for row in product if (row.number - 1) % test_matrix.METHODS == night]
+        for night in range(test_matrix.METHODS)
+    ]
+    rows = sorted({len(night) for night in nights})
+    cells = [sum(len(row.cells) for row in night) for night in nights]
+    assert f"{rows[0]} or {rows[1]} load balancers with {min(cells)} to {max(cells)}" in text
+    for which in ("pairwise", "full", "product"):
+        found = selection.rows(MATRIX, which)
+        cells = sum(len(row.cells) for row in found)
+        assert f"``{which}`` - {len(found)} - {cells:,} - " in text
 
 
 def test_vfs_are_counted_for_each_amphora():

@@ -9,7 +9,8 @@ import pytest
 from sriov_lb_tests import errors
 from sriov_lb_tests.mutants.fault import FORWARDING_SETTING, MEANING, Target, Test
 from sriov_lb_tests.mutants.faults import ALL, amphora
-from sriov_lb_tests.mutants.listing import Listing, spelled, transaction
+from sriov_lb_tests.mutants.faults.listeners import replaced
+from sriov_lb_tests.mutants.listing import Listing, port, spelled, transaction
 from sriov_lb_tests.policy.model import Policy
 from sriov_lb_tests.policy.proof import difference, disagreements
 from sriov_lb_tests.policy.ruleset import parse
@@ -97,6 +98,18 @@ def test_the_proof_tells_what_breaks_a_promise_from_what_does_not(one, name):
     if fault.harmless and "nothing changes" in fault.unseen:
         assert difference(old, new) is None
     assert change.detail and transaction(one.listing, change.listing)["nftables"]
+
+
+@pytest.mark.parametrize(("name", "number"), [("port-plus-one", 1), ("port-minus-one", 0)])
+def test_a_port_moves_to_where_no_listener_is(one, name, number):
+    """Of two listeners side by side: else it only changed places with the other one."""
+    both = replaced(
+        lambda target: target.listener(),
+        lambda e: [e.with_port(port("tcp", e.port)), e.with_port(port("tcp", e.port + 1))], "",
+    )(one).listing  # fmt: skip
+    first = one.listener().port
+    change = FAULTS[name].make(Target(both, one.policy))
+    assert f"tcp port {first + number} " in change.detail
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import dataclasses
 
 import pytest
 from scapy.layers.inet import IP
+from scapy.layers.l2 import Ether
 from scapy.layers.vrrp import VRRP, VRRPv3
 from scapy.utils import checksum
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.packets.probe import Identity, Link
-from sriov_lb_tests.tests.pair.election import Election, advertisement
+from sriov_lb_tests.tests.pair.election import HIGHEST, RESIGNS, Election, advertisement
 
 #: As Octavia 16.0.0 renders it for a VIP of each IP version.
 TEXT = """\
@@ -54,8 +55,6 @@ LINK, WHO = Link("02:00:00:00:00:01", "02:00:00:00:00:02"), Identity(1, 2, 3, 30
 
 
 def sent(election, destination="198.51.100.30", source="198.51.100.10"):
-    from scapy.layers.l2 import Ether
-
     probe = advertisement(destination, source, election)
     assert not probe.play and not probe.expects_answer
     (frame,) = probe.frames(LINK, WHO)
@@ -86,12 +85,41 @@ def test_an_advertisement_is_as_the_pair_sends_them():
     assert checksum(bytes(vrrp)) == 0
 
 
-def test_and_a_foreign_one_is_about_nobody_here():
+def test_who_does_not_know_the_secret_says_none_or_a_wrong_one():
     own = Election.parse(TEXT)
-    vrrp = sent(own.foreign())[VRRP]
-    assert vrrp.vrid not in (0, 7) and vrrp.authtype == 0 and bytes(vrrp)[-8:] == bytes(8)
-    last = dataclasses.replace(own, router=255)
-    assert last.foreign().router == 1
+    without, wrong = (sent(own.guess(words))[VRRP] for words in Election.GUESSES)
+    true = sent(own)[VRRP]
+    assert (without.authtype, bytes(without)[-8:]) == (0, bytes(8))
+    # Right in all but the last letter, so that nothing else is a reason not to believe it.
+    assert (wrong.authtype, bytes(wrong)[-8:]) == (1, b"a1b2c30\0")
+    for one in (without, wrong):
+        assert (one.vrid, one.priority, one.addrlist) == (7, 255, true.addrlist)
+        assert checksum(bytes(one)) == 0
+    ends = dataclasses.replace(own, secret="secret-0-and-more")
+    assert ends.guess("with a wrong secret").secret == "secret-1"
+    none = dataclasses.replace(own, secret="")
+    assert [none.guess(words).secret for words in Election.GUESSES] == ["", "0"]
+
+
+def test_a_master_that_resigns_has_the_lowest_priority():
+    (frame,) = advertisement(
+        "198.51.100.31", "198.51.100.30", Election.parse(TEXT), RESIGNS
+    ).frames(LINK, WHO)
+    assert Ether(frame)[VRRP].priority == 0
+
+
+def test_advertisements_go_on_for_as_long_as_an_election_takes():
+    own = Election.parse(TEXT)
+    for priority in (HIGHEST, RESIGNS):
+        moments = own.moments(priority)
+        assert moments[0] == 0 and moments[-1] > own.seconds
+    # The timer of a backup that believed a resignation ends before the next one, and, after one of
+    # them at least, before the true master says that it is there, which it does once a second.
+    moments, skew = own.moments(RESIGNS), (256 - own.priority) / 256
+    assert min(b - a for a, b in zip(moments, moments[1:], strict=False)) > skew
+    for phase in range(100):
+        after = [(phase / 100 + at) % 1 for at in moments[:-1]]
+        assert any(one + skew < 1 for one in after)
 
 
 def test_over_ipv6_it_is_version_3_without_a_secret():

@@ -284,3 +284,180 @@ def test_what_leaves_meets_other_hooks_and_has_an_output_interface():
     assert evaluate(made, packet(leaving=True, interface="eth2")).accepted
     assert evaluate(made, packet()).accepted
     assert evaluate(rules({"base": out}, base=[comes]), packet(leaving=True)).accepted
+
+
+# --- what the kernel does and is easily misread; tests/functional/policy asks it ------------------
+
+
+def meta(key, right, op="=="):
+    return {"match": {"op": op, "left": {"meta": {"key": key}}, "right": right}}
+
+
+def ct(key, right, op="=="):
+    return {"match": {"op": op, "left": {"ct": {"key": key}}, "right": right}}
+
+
+def ip(field, right, op="==", protocol="ip"):
+    left = {"payload": {"protocol": protocol, "field": field}}
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+FRAGMENT = {"match": {"op": "!=", "right": 0, "left": {
+    "&": [{"payload": {"protocol": "ip", "field": "frag-off"}}, 0x1FFF]}}}  # fmt: skip
+
+
+def hooked(hook, *body, prio=0, **more):
+    """A chain that drops, with rules."""
+    chain = {"type": "filter", "hook": hook, "prio": prio, "policy": "drop", **more}
+    return rules({"base": chain, "a": {}}, base=list(body))
+
+
+NO_LO = {"vmap": {"key": {"meta": {"key": "oifname"}},
+                  "data": {"set": [["lo", DROP], ["*", ACCEPT]]}}}  # fmt: skip
+
+
+@pytest.mark.parametrize("leaving", [False, True])
+@pytest.mark.parametrize("name", ["oifname", "oif", "iifname", "iif"])
+def test_an_interface_that_is_not_there_has_an_empty_name(leaving, name):
+    """nft_meta_store_ifname, nft_meta_store_ifindex: "" and 0, which are not the name of any."""
+    hook, one = ("output", packet(leaving=True)) if leaving else ("input", packet())
+    there = leaving == name.startswith("o")
+    assert evaluate(hooked(hook, [meta(name, "lo", "!="), ACCEPT]), one).accepted
+    assert evaluate(hooked(hook, [meta(name, "eth1", "!="), ACCEPT]), one).accepted is not there
+    assert evaluate(hooked(hook, [meta(name, "eth1"), ACCEPT]), one).accepted is there
+    assert evaluate(hooked(hook, [meta(name, {"set": ["lo", "eth*"]}), ACCEPT]), one).accepted is (
+        there
+    )
+    some = meta(name, {"set": ["lo", "eth*"]}, "!=")
+    assert evaluate(hooked(hook, [some, ACCEPT]), one).accepted is not there
+
+
+def test_a_map_has_a_last_resort_for_the_interface_that_is_not_there():
+    assert evaluate(hooked("input", [NO_LO]), packet()).accepted
+
+
+def test_the_next_header_is_the_first_one():
+    six = {"source": "2001:db8::1", "destination": "2001:db8::2"}
+    made = hooked("input", [ip("nexthdr", "tcp", protocol="ip6"), DROP], when_port(80, ACCEPT))
+    assert not evaluate(made, packet(**six)).accepted
+    for number in (0, 43, 60):
+        assert evaluate(made, packet(**six, extra={"next_header": number})).accepted
+    negated = hooked("input", [ip("nexthdr", "tcp", "!=", protocol="ip6"), ACCEPT])
+    assert not evaluate(negated, packet(**six)).accepted
+    assert not evaluate(negated, packet()).accepted, "IPv4 has no such field"
+    assert evaluate(negated, packet(**six, extra={"next_header": 60})).accepted
+
+
+SIX = {"source": "2001:db8::1", "destination": "2001:db8::2", "extra": {"fragment_header": 1}}
+FOUR = {"extra": {"frag_off": 0x4001}}
+ASKS_FOR_CONNTRACK = [ct("state", "related", "in"), DROP]
+
+
+@pytest.mark.parametrize(
+    ("seen", "fields", "hook", "prio", "asks"),
+    [
+        # ip_local_deliver: IPv4 is put together before the hook input at the latest
+        (False, FOUR, "input", -2000, []),
+        (False, FOUR, "input", 0, [ASKS_FOR_CONNTRACK]),
+        (True, FOUR, "prerouting", 0, []),
+        (False, FOUR, "prerouting", 0, [ASKS_FOR_CONNTRACK]),
+        (False, FOUR, "prerouting", -399, [ASKS_FOR_CONNTRACK]),
+        (True, FOUR, "prerouting", -401, [ASKS_FOR_CONNTRACK]),
+        (True, FOUR, "ingress", 0, [ASKS_FOR_CONNTRACK]),
+        # ip6_protocol_deliver_rcu: IPv6 only behind it
+        (True, SIX, "input", 0, []),
+        (False, SIX, "input", 0, [ASKS_FOR_CONNTRACK]),
+        (True, SIX, "prerouting", -401, [ASKS_FOR_CONNTRACK]),
+    ],
+)
+def test_fragments_are_put_together_on_the_way(seen, fields, hook, prio, asks):
+    header = ip("nexthdr", "ipv6-frag", protocol="ip6")
+    chain = {"type": "filter", "hook": hook, "prio": prio, "policy": "accept"}
+    made = rules({"base": chain, "a": {}}, base=[[FRAGMENT, DROP], [header, DROP]], a=asks)
+    assert evaluate(made, packet(**fields)).accepted is not seen
+    whole = {**fields, "extra": {"frag_off": 0x4000}}
+    assert evaluate(made, packet(**whole)).accepted
+
+
+def test_do_not_fragment_is_no_fragment():
+    bits = {"&": [{"payload": {"protocol": "ip", "field": "frag-off"}}, 0x4000]}
+    made = hooked("input", [{"match": {"op": "!=", "left": bits, "right": 0}}, ACCEPT])
+    assert evaluate(made, packet(extra={"frag_off": 0x4001})).accepted
+    assert not evaluate(made, packet(extra={"frag_off": 1})).accepted
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        ct("mark", 0), ct("mark", 1, "!="), ct("direction", "original"),
+        ct("status", 2, "<"), ct("direction", "reply", "!="),
+    ],
+)  # fmt: skip
+def test_what_has_no_connection_has_none_of_its_fields(one):
+    """nft_ct_get_eval ends the rule."""
+    made = hooked("input", [one, ACCEPT])
+    assert evaluate(made, packet()).accepted
+    for state in ("invalid", "untracked"):
+        assert not evaluate(made, packet(state=state)).accepted
+    early = {"type": "filter", "hook": "prerouting", "prio": -300, "policy": "drop"}
+    assert not evaluate(rules({"base": early}, base=[[one, ACCEPT]]), packet()).accepted
+    raw = {**early, "policy": "accept"}
+    chains = {"raw": raw, "base": {**early, "hook": "input"}}
+    exempt = rules(chains, raw=[[{"notrack": None}]], base=[[one, ACCEPT]])
+    assert not evaluate(exempt, packet()).accepted
+
+
+@pytest.mark.parametrize(
+    ("exempt", "hook", "prio", "fields"),
+    [
+        (True, "prerouting", -300, {}),
+        (False, "prerouting", -199, {}),
+        (False, "input", -300, {}),
+        (False, "prerouting", -199, {"state": "established"}),
+        # what conntrack made nothing of has no connection either
+        (True, "prerouting", -199, {"state": "invalid"}),
+        (True, "input", -1, {"state": "invalid"}),
+        # nf_conntrack_in: by the loopback it comes with the connection it left with
+        (False, "prerouting", -300, {"interface": "lo"}),
+        (True, "prerouting", -300, {"interface": "lo", "state": "invalid"}),
+    ],
+)
+def test_notrack_is_for_what_has_no_connection(exempt, hook, prio, fields):
+    chains = {
+        "raw": {"type": "filter", "hook": hook, "prio": prio, "policy": "accept"},
+        "base": {"type": "filter", "hook": "input", "prio": 0, "policy": "drop"},
+    }
+    untracked = [ct("state", "untracked"), ACCEPT]
+    made = rules(chains, raw=[[{"notrack": None}]], base=[untracked])
+    assert evaluate(made, packet(**fields)).accepted is exempt
+
+
+def test_notrack_is_seen_by_the_rest_of_its_rule():
+    made = hooked("prerouting", [{"notrack": None}, ct("state", "untracked"), ACCEPT], prio=-300)
+    assert evaluate(made, packet()).accepted
+
+
+def test_conntrack_of_the_loopback_was_there_before_any_rule():
+    made = hooked("prerouting", [ct("state", "new"), ACCEPT], prio=-300)
+    assert evaluate(made, packet(interface="lo")).accepted
+    assert not evaluate(made, packet()).accepted
+
+
+def test_of_two_chains_of_one_priority_the_later_one_comes_first():
+    base = {"type": "filter", "hook": "input", "prio": 0, "policy": "accept"}
+    mark = {"meta": {"key": "mark"}}
+    chains = {"one": base, "two": base, "last": {**base, "prio": 10, "policy": "drop"}}
+    made = rules(
+        chains,
+        one=[[{"mangle": {"key": mark, "value": 1}}]],
+        two=[[{"mangle": {"key": mark, "value": 2}}]],
+        last=[[{"match": {"op": "==", "left": mark, "right": 1}}, ACCEPT]],
+    )
+    assert evaluate(made, packet()).accepted
+
+
+def test_a_packet_says_what_is_unusual_about_it():
+    one = packet(extra={"tcp_offset": 5, "next_header": TCP, "header_words": 4, "ct_status": 0})
+    assert "header_words 4" in str(one) and "tcp_offset" not in str(one)
+    assert "next_header" not in str(one) and "ct_status" not in str(one)
+    assert "ct_status 0" in str(packet(state="established", extra={"ct_status": 0}))

@@ -185,6 +185,33 @@ def test_interfaces_that_rules_name():
     assert one(table).interfaces() == {"eth3"}
 
 
+def test_the_next_header_of_ipv6_is_not_the_upper_layer():
+    (first,) = rule(match(payload("ip6", "nexthdr"), {"set": ["ipv6-opts", "tcp"]})).statements
+    (node,) = first.nodes
+    assert (node.name, node.version) == ("next_header", 6)
+    assert first.rows == ((((6, 6), (60, 60)),),)
+    (upper,) = rule(match(payload("ip", "protocol"), "tcp")).statements
+    assert upper.nodes[0].name == "protocol", "IPv4 has no such headers"
+
+
+@pytest.mark.parametrize(
+    ("expected", "family", "expression"),
+    [
+        ({4, 6}, "inet", match({"ct": {"key": "state"}}, "new", "in")),
+        ({4}, "ip", {"vmap": {"key": {"ct": {"key": "state"}},
+                              "data": {"set": [["new", {"accept": None}]]}}}),
+        ({6}, "ip6", {"mangle": {"key": {"ct": {"key": "mark"}}, "value": 1}}),
+        ({4}, "ip", {"masquerade": None}),
+        ({4, 6}, "inet", {"ct count": {"val": 5}}),
+        # What is exempt is so without conntrack, too.
+        (set(), "inet", {"notrack": None}),
+        (set(), "inet", match({"meta": {"key": "mark"}}, 1)),
+    ],
+)  # fmt: skip
+def test_conntrack_looks_where_a_rule_asks_for_it(expected, family, expression):
+    assert one(expression, family=family).tracked == expected
+
+
 UNKNOWN = {
     "field": match({"fib": {"result": "type", "flags": ["daddr"]}}, "local"),
     "extension header": match({"exthdr": {"name": "hbh"}}, True),
@@ -252,3 +279,97 @@ def test_hooks_run_by_priority_across_tables_and_families():
     hooks = ("ingress", "prerouting", "input")
     assert [c.name for c in ruleset.path(4, hooks)] == ["raw", "early", "late"]
     assert [c.name for c in ruleset.path(6, hooks)] == ["raw", "six", "late"]
+
+
+# --- chains of one priority -----------------------------------------------------------------------
+
+MARK, STATE = {"meta": {"key": "mark"}}, {"ct": {"key": "state"}}
+ACCEPT, DROP, NOTRACK = {"accept": None}, {"drop": None}, {"notrack": None}
+SET_MARK = {"mangle": {"key": MARK, "value": 1}}
+READ_MARK = [match(MARK, 1), ACCEPT]
+NEW = [match(STATE, "new", "in"), ACCEPT]
+
+
+def beside(*bodies, tables=("a", "b"), family="inet", hook="input", priority=0, **more):
+    """Base chains of one priority in tables of their own, each with rules."""
+    chain = {"type": "filter", "hook": hook, "prio": priority, "policy": "accept", **more}
+    objects = [{"table": {"family": family, "name": name}} for name in dict.fromkeys(tables)]
+    for number, name in enumerate(tables[: len(bodies)]):
+        place = {"family": family, "table": name}
+        objects += [{"chain": {**place, "name": f"c{number}", **chain}},
+                    {"chain": {**place, "name": f"side{number}"}}]  # fmt: skip
+        for body in bodies[number]:
+            called = f"side{number}" if body and body[0] == "aside" else f"c{number}"
+            expr = body[1:] if called.startswith("side") else body
+            objects.append({"rule": {**place, "chain": called, "expr": list(expr)}})
+    return parse({"nftables": objects})
+
+
+def test_of_one_table_the_chain_that_was_made_last_runs_first():
+    ruleset = beside([], [], [], tables=("a", "a", "a"))
+    assert [c.name for c in ruleset.path(4, ("input",))] == ["c2", "c1", "c0"]
+    marks = beside([[SET_MARK]], [READ_MARK], tables=("a", "a"))
+    assert [c.name for c in marks.path(6, ("input",))] == ["c1", "c0"]
+
+
+JUMP = {"jump": {"target": "side1"}}
+
+
+@pytest.mark.parametrize(
+    ("why", "first", "second"),
+    [
+        ("reads it", [[SET_MARK]], [READ_MARK]),
+        ("reads it", [READ_MARK], [[SET_MARK]]),
+        ("reads it", [[SET_MARK]], [[JUMP], ["aside", *READ_MARK]]),
+        ("reads it", [[SET_MARK]], [[{"vmap": {"key": MARK, "data": {"set": [[1, DROP]]}}}]]),
+        ("sets it", [[SET_MARK], ["aside", *READ_MARK]], [[SET_MARK]]),
+        ("about connections", [[NOTRACK]], [NEW]),
+        ("about connections", [NEW], [[NOTRACK]]),
+        ("about connections", [[NOTRACK]], [[match({"ct": {"key": "mark"}}, 1), ACCEPT]]),
+        ("rewrites packets", [[{"redirect": {"port": 80}}]], [[DROP]]),
+    ],
+)
+def test_an_order_that_nobody_knows_and_that_matters_is_an_error(why, first, second):
+    ruleset = beside(first, second)
+    for version in (4, 6):
+        with pytest.raises(errors.UnknownExpression, match=f"b c1 and .*a c0.*input.*{why}"):
+            ruleset.path(version, ("input",))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([], []),
+        ([NEW], [[DROP]]),  # who drops is one and the same
+        ([READ_MARK], [READ_MARK]),
+        ([[SET_MARK]], [[SET_MARK]]),  # and nobody reads it
+        ([[SET_MARK]], [[DROP], [JUMP]]),
+        ([[NOTRACK]], [[NOTRACK]]),
+        ([[{"redirect": {"port": 80}}]], [NEW]),  # it is met in any case
+        ([[SET_MARK]], [["aside", *READ_MARK]]),  # nobody jumps there
+    ],
+)
+def test_an_order_that_does_not_matter_is_none(first, second):
+    assert len(beside(first, second).path(4, ("input",))) == 2
+
+
+def test_chains_that_no_packet_meets_both_have_no_order():
+    four = beside([[SET_MARK]], [], family="ip")
+    six = beside([], [READ_MARK], family="ip6", tables=("c", "d"))
+    both = parse({"nftables": [*four.source, *six.source]})
+    assert len(both.path(4, ("input",))) == 2
+    near = beside([[SET_MARK]], [], family="netdev", hook="ingress", dev="eth1")
+    far = beside([], [READ_MARK], family="netdev", hook="ingress", dev="eth2", tables=("c", "d"))
+    assert parse({"nftables": [*near.source, *far.source]}).path(4, ("ingress",))
+    far = beside([], [READ_MARK], family="netdev", hook="ingress", dev="eth1", tables=("c", "d"))
+    with pytest.raises(errors.UnknownExpression, match="reads it"):
+        parse({"nftables": [*near.source, *far.source]}).path(4, ("ingress",))
+
+
+def test_a_chain_at_the_priority_of_conntrack_is_not_guessed_about():
+    for body in ([NEW], [[NOTRACK]]):
+        with pytest.raises(errors.UnknownExpression, match="as conntrack does"):
+            beside(body, hook="prerouting", priority=-200).path(4, ("prerouting",))
+        assert beside(body, hook="prerouting", priority=-201).path(4, ("prerouting",))
+        assert beside(body, hook="input", priority=-200).path(4, ("input",))
+    assert beside([READ_MARK], hook="prerouting", priority=-200).path(4, ("prerouting",))

@@ -99,8 +99,9 @@ SEEN = [
     ),
     (
         "OCTAVIA-FOREIGN-ADDRESSES", "ISO-006",
-        "The amphora's port fa:16:3e:7f:b4:82 sent Ether / ARP is at fa:16:3e:7f:b4:82 says "
-        "198.51.100.98 under 198.51.100.98, which is not an address of that port (IPv4)",
+        "The amphora's port fa:16:3e:7f:b4:82 on the VIP network uses the IPv4 address "
+        "198.51.100.98, an address of the same amphora's port on the member network, which is not "
+        "an address of that port; its own are 203.0.113.9. Frames so sent: 1",
         "203.0.113.9 was answered for by fa:16:3e:00:00:01, not by an amphora.",
     ),
     (

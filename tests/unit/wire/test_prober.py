@@ -209,6 +209,44 @@ def test_what_it_does_not_take(tmp_path):
         run(Target(), {"x": tcp_syn("198.51.100.99", 80, source=ALLOWED)}, tmp_path)
 
 
+def waiting(tmp_path, streams=STREAMS, **options):
+    """Nobody answers for the VIP before the fifth slot of the fake."""
+    host = FakeHost(network=Target(ALLOWED), interfaces=interfaces())
+    vantage = Vantage(host, "eth1", artefacts=tmp_path)
+    with vantage.prober(streams, forbidden={"denied"} & set(streams), **options) as probing:
+        pass
+    return probing.report
+
+
+def test_a_target_that_is_not_there_yet_is_probed_once_it_is(tmp_path):
+    report = waiting(tmp_path, follow=True, absent=True)
+    assert [stream.sent for stream in report.streams.values()] == [15, 15]
+    assert report.streams["allowed"].answers == {"SYN-ACK": 15}
+    # Slots in which there was nobody to ask are not late, and none is left out.
+    assert report.problem == "" and report.lag.left_out == 0 and report.rate > 0
+    with pytest.raises(errors.ControlFailed, match="Nobody answers"):
+        waiting(tmp_path, follow=True)
+
+
+def test_a_target_that_never_comes_proves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("sriov_lb_tests.wire.fake._FakeProber.HEARD", 99)
+    report = waiting(tmp_path, follow=True, absent=True)
+    assert report.streams["denied"].sent == 0 and report.rate == 0
+    assert report.problem == "the control allowed never was answered."
+
+
+def test_who_waits_for_a_target_has_to_follow_it_and_to_patch(tmp_path):
+    with pytest.raises(ValueError, match="never learns"):
+        waiting(tmp_path, absent=True)
+    with pytest.raises(ValueError, match="neither TCP nor UDP"):
+        waiting(tmp_path, {"ping": icmp_echo(VIP, source=ALLOWED)}, follow=True, absent=True)
+
+
+def test_what_came_after_it_ended_by_itself_was_not_looked_at(tmp_path):
+    report = run(Target(ALLOWED), STREAMS, tmp_path, forbidden={"denied"}, lasting=0.02)
+    assert report.problem == "it ended by itself, after 0.02 s: nobody looked at what came then."
+
+
 def test_flows_are_reported_beside(tmp_path):
     flows = {"kept": Connection(VIP, 80, source=DENIED)}
     report = run(Target(ALLOWED), STREAMS, tmp_path, forbidden={"denied"}, flows=flows)
