@@ -204,7 +204,9 @@ def made_run(tmp_path, monkeypatch, fake_engine):
     )
     monkeypatch.setattr(compare.preflight, "look", lambda pair, profile, crew: ({}, pair))
 
-    def make(*, blocks=6, seed=1, engine=None, output=None, progress=None, claims=(), **more):
+    def make(
+        *, blocks=6, rounds=1, seed=1, engine=None, output=None, progress=None, claims=(), **more
+    ):
         chosen = engine or fake_engine(**more)
         monkeypatch.setitem(registry.ENGINES, "http-rate", lambda: chosen)
         profile = profiles.from_mapping(
@@ -222,6 +224,7 @@ def made_run(tmp_path, monkeypatch, fake_engine):
                         "seconds": 1,
                         "warmup": 0.1,
                         "blocks": blocks,
+                        "rounds": rounds,
                     }
                 ],
             },

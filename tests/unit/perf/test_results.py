@@ -16,6 +16,7 @@ import pytest
 from sriov_lb_perf import errors
 from sriov_lb_perf.histogram import Histogram
 from sriov_lb_perf.model import in_a_sentence
+from sriov_lb_perf.report import page
 from sriov_lb_perf.results import analysis, store
 from sriov_lb_perf.statistics import verdict
 from sriov_lb_perf.statistics.estimates import Interval
@@ -39,6 +40,17 @@ def test_a_difference_ends_up_in_the_sentence_the_gates_and_the_document(made_ru
     untested = next(m for m in found["metrics"] if m["id"] == "requests.loss")
     assert untested["verdict"] == "not tested" and untested["p"] is None
     assert {gate["passed"] for gate in found["gates"]} == {True}
+
+
+def test_a_run_of_several_rounds_a_block_is_kept_and_shown(made_run):
+    outcome = made_run(ratio=1.5, blocks=5, rounds=3)
+    assert outcome.analysis.word == verdict.FASTER
+    found = store.load(outcome.folder)
+    assert found["status"] == "complete"
+    assert found["stages"][0]["rounds"] == 3 and found["stages"][0]["blocks"] == 5
+    assert len(found["trials"]) == 60
+    assert {trial["position"] for trial in found["trials"]} == set(range(12))
+    assert "5 blocks, as fixed, of 3 rounds each" in page.render(found)
 
 
 def test_no_difference_is_not_called_one(made_run):
