@@ -22,9 +22,9 @@ from .model import Stage
 from .swarm.station import REPORT_INTERVAL
 
 #: Seconds between two trials: connections are opened, processes are told, locust reports.
-TRIAL_OVERHEAD = 0.2
+TRIAL_OVERHEAD = 0.15
 #: A probe is told directly, and only a block's end is written to disk.
-PROBE_OVERHEAD = 0.1
+PROBE_OVERHEAD = 0.05
 #: A load beside a probe ends after it, and is over when its worker has said so.
 LOAD_OVERHEAD = LONGER + REPORT_INTERVAL
 #: Engines that keep the times of each of their requests.

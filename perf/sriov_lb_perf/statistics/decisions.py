@@ -45,12 +45,27 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def left_to_test(others: Sequence[float], alpha: float) -> int:
+    """At which step Holm's procedure would test one more metric: how many are left then, itself
+    included, once those of the others are rejected that are rejected whatever becomes of it.
+
+    :param others: p values of the other metrics; NaN (not tested) stays out.
+    """
+    values = sorted(value for value in others if not math.isnan(value))
+    left = len(values) + 1
+    for value in values:
+        if value > alpha / left:
+            break
+        left -= 1
+    return left
+
+
 def smallest_effect(
     logs: np.ndarray, *, alpha: float = 0.05, power: float = 0.8, family: int = 1
 ) -> float:
     """The ratio minus one that a run with this scatter and number of blocks would have found.
 
-    :param family: metrics in the run's Holm family; the worst case ``alpha / family`` is used.
+    :param family: how many metrics are left when this one is tested (:func:`left_to_test`).
     :return: such as 0.04: an effect of 4 % is found with probability ``power``.
     """
     logs = np.asarray(logs, dtype=float)

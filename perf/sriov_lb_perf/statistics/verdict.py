@@ -96,7 +96,6 @@ def compare(
             logs = blocks.logs()
             finding.p = decisions.difference_p(logs)
             finding.p_equivalence = decisions.equivalence_p(logs, margin)
-    size = max(1, sum(not math.isnan(finding.p) for finding in findings))
     adjusted = decisions.holm([f.p for f in findings])
     equivalent = decisions.holm([f.p_equivalence for f in findings])
     for index, (finding, blocks) in enumerate(zip(findings, family, strict=True)):
@@ -104,8 +103,9 @@ def compare(
         finding.p_equivalence_adjusted = equivalent[index]
         if tested[index]:
             # Where nothing may be claimed, nothing could have been seen.
+            others = [other.p for other in findings if other is not finding]
             finding.smallest_effect = decisions.smallest_effect(
-                blocks.logs(), alpha=alpha, family=size
+                blocks.logs(), alpha=alpha, family=decisions.left_to_test(others, alpha)
             )
         if finding.metric in void:
             finding.reasons.append(void[finding.metric])

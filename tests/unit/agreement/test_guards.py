@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from sriov_lb_tests import errors
 from sriov_lb_tests.packets.probe import tcp_syn
 from sriov_lb_tests.tests.lifecycle import test_amphora, test_listeners, test_load_balancer
 from sriov_lb_tests.tests.own import OTHER, THIRD, WEB
@@ -146,6 +147,13 @@ def test_a_listener_made_while_an_amphora_is_dead_is_guarded(monkeypatch):
     assert to(options["opens"]) == {THIRD: {"allowed"}}
     assert to(options["guards"]) == {THIRD: {"denied"}}
     assert options["only"] == ["alive"]
+
+    def refused(step, act, **options):
+        raise errors.ResourceFault("it is ERROR")
+
+    recorded.test.change = refused
+    with pytest.raises(AssertionError, match="survivor alive does not serve it: it is ERROR"):
+        recorded.run()
 
 
 def test_what_is_built_in_one_request_is_watched_from_the_beginning(monkeypatch):

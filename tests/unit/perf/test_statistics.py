@@ -104,6 +104,37 @@ def test_the_stated_smallest_effect_is_found_four_times_in_five():
     assert 0.72 <= found / 300 <= 0.88
 
 
+def test_what_is_left_to_test_is_what_holm_would_not_have_rejected_before():
+    assert decisions.left_to_test([], 0.05) == 1
+    assert decisions.left_to_test([0.5, math.nan, 0.9], 0.05) == 3
+    assert decisions.left_to_test([1e-9, 0.5, 1e-9], 0.05) == 2
+    # 0.02 is above 0.05 / 3, so nothing is rejected before, and 1e-9 alone steps once.
+    assert decisions.left_to_test([0.02, 0.02], 0.05) == 3
+    assert decisions.left_to_test([1e-9, 0.02], 0.05) == 1
+
+
+@pytest.mark.parametrize("others", [0.0, 1.0])
+def test_the_stated_smallest_effect_holds_beside_other_metrics(others):
+    """Four more metrics, without an effect or with a large one: what is said of the fifth is found
+    four times in five by Holm's procedure."""
+    count, spread, source = 10, 0.05, np.random.default_rng(11)
+
+    def run(effect):
+        logs = source.normal(others, spread, (4, count))
+        return [*logs, source.normal(effect, spread, count)]
+
+    stated, found = [], 0
+    for _ in range(100):
+        *rest, last = run(0.0)
+        p = [decisions.difference_p(logs) for logs in rest]
+        left = decisions.left_to_test(p, 0.05)
+        stated.append(decisions.smallest_effect(last, family=left))
+    effect = math.log1p(np.median(stated))
+    for _ in range(400):
+        found += decisions.holm([decisions.difference_p(logs) for logs in run(effect)])[-1] < 0.05
+    assert 0.70 <= found / 400 <= 0.90
+
+
 def test_holm_is_the_step_down_procedure():
     assert decisions.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert decisions.holm([0.5, math.nan, 0.01])[1:] == pytest.approx(

@@ -63,6 +63,15 @@ ENDS = (
     "nobody listens, while it still shut down: TCP SYN to 203.0.113.178:80 from 203.0.113.99, "
     "probe 7739 of denied IPv4, was answered with RST after 0.04 ms at 6.449 s (the first of 3)."
 )
+UNPROVEN = (
+    "While VRRP with the peer's address without a secret came to the master ced01b45, the VIP "
+    "203.0.113.123 was announced by amphora 468a5c71, at 3.242 s (3.240 s after 'first "
+    "advertisement')."
+)
+DEAD = (
+    "A listener was created while one amphora is dead, and the survivor 468a5c71 does not serve "
+    "it: The listener x-listener-meanwhile of load balancer y was to be ACTIVE and is ERROR"
+)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +119,17 @@ ENDS = (
         ("LIF-015", LOST, {}, "OCTAVIA-FAILOVER-IPV6"),
         ("LIF-015", LOST.replace("2001:db8::7", "192.0.2.7"), {}, None),
         ("PAI-005", "haproxy does not listen", {}, None),
+        ("PAI-004", UNPROVEN, {}, "OCTAVIA-PEER-UNPROVEN"),
+        ("PAI-004", UNPROVEN.replace("without a", "with a wrong"), {}, "OCTAVIA-PEER-UNPROVEN"),
+        ("PAI-004", UNPROVEN.replace("to the master", "to the backup"), {}, None),
+        ("PAI-004", UNPROVEN.replace("was announced by amphora 468a5c71",
+                                     "was announced by fa:16:3e:00:00:01"), {}, None),
+        ("PAI-004", UNPROVEN.replace("was announced by amphora 468a5c71, at 3.242 s",
+                                     "did not answer for 2.2 s"), {}, None),
+        ("PAI-004", UNPROVEN.replace("the peer's address", "a stranger's address"), {}, None),
+        ("PAI-010", DEAD, {}, "OCTAVIA-DEAD-AMPHORA-BLOCKS"),
+        ("PAI-002", DEAD, {}, None),
+        ("PAI-010", "A forbidden packet passed.", {}, None),
     ],
 )
 def test_a_failure_is_known_by_what_it_says(requirement, message, seen, wanted):
