@@ -427,7 +427,7 @@ def block_pairs(document: Mapping, stage: Mapping) -> Figure | None:
     return Figure(
         f"blocks-{stage['name']}",
         f"Block by block: {in_a_sentence(metric['title'])}",
-        f"Each mark is one block of four trials: {role(document, 'B')} over "
+        f"Each mark is one block: {role(document, 'B')} over "
         f"{role(document, 'A')}. The band is the 95 % interval of the estimate (line).",
         [
             {

@@ -175,10 +175,8 @@ def equality(
     if bad:
         words = "; ".join(f"{each['fact']}: {each['A']} and {each['B']}" for each in bad)
         return False, f"something else than the port differs: {words}"
-    read = [
-        name for name in EQUAL
-        if all(side.get(name) is not None for side in _both(amphorae, known))
-    ]  # fmt: skip
+    both = _both(amphorae, known)
+    read = [name for name in EQUAL if all(side.get(name) is not None for side in both)]
     unread = [name for name in EQUAL if name not in read]
     if not read:
         return None, f"not examined: nobody tells {_and(unread)}"
