@@ -16,14 +16,11 @@ from typing import Any
 from sriov_lb_tests.errors import SriovLbError
 
 from . import errors
-from .engines.base import Crew
+from .engines.base import PATIENCE, Crew, fetch
 from .engines.probe import UdpProbe
 from .model import Stage
 from .profiles import Profile
 from .targets import Pair, Target, at_path
-
-#: Seconds that one answer may take.
-PATIENCE = 5.0
 
 
 def look(pair: Pair, profile: Profile, crew: Crew) -> tuple[dict[str, Mapping[str, Any]], Pair]:
@@ -48,7 +45,7 @@ def look(pair: Pair, profile: Profile, crew: Crew) -> tuple[dict[str, Mapping[st
 
 
 def _plain(vip: Target, crew: Crew) -> dict[str, Any]:
-    answer = _get(vip.url, crew)
+    answer = fetch(vip.url, crew.prober)
     if answer["status"] != 200 or answer["length"] is None:
         raise errors.TargetFailed(
             f"The {vip.role} VIP {vip.url} answers status {answer['status']}, "
@@ -101,18 +98,13 @@ def _beside(vip: Target, profile: Profile, crew: Crew) -> Target:
     return vip
 
 
-def _get(url: str, crew: Crew) -> dict[str, Any]:
-    job = {"job": "fetch", "url": url, "timeout": PATIENCE}
-    return crew.prober.job(job, seconds=PATIENCE + 1)
-
-
 def _wrong(url: str, size: int | None, crew: Crew) -> str:
     """What is wrong with an answer; "" when nothing is.
 
     :param size: bytes of the object; None: whatever it has.
     """
     try:
-        answer = _get(url, crew)
+        answer = fetch(url, crew.prober)
     except errors.TargetFailed as error:
         return f"gives no answer ({error.message})"
     if answer["status"] != 200 or answer["length"] is None:

@@ -16,7 +16,7 @@ import yaml
 from . import errors
 from .agent.schedule import RAW_LIMIT
 from .engines.base import Limits
-from .engines.probe import LONGER
+from .engines.probe import LONGER, LatencyProbe
 from .engines.registry import make
 from .model import Stage
 from .swarm.station import REPORT_INTERVAL
@@ -27,8 +27,6 @@ TRIAL_OVERHEAD = 0.15
 PROBE_OVERHEAD = 0.05
 #: A load beside a probe ends after it, and is over when its worker has said so.
 LOAD_OVERHEAD = LONGER + REPORT_INTERVAL
-#: Engines that keep the times of each of their requests.
-PROBES = ("http-latency", "connect-latency", "udp-latency")
 #: Of a request that a probe keeps: up to six times, which compress to about half.
 RAW_BYTES = 24
 #: Seconds to start agents and locust.
@@ -98,6 +96,11 @@ def seconds_of(stage: Stage) -> float:
     return stage.most * stage.trials * (stage.trial_seconds + overhead(stage))
 
 
+def probes(stage: Stage) -> bool:
+    """Whether its engine keeps the times of each of its requests."""
+    return isinstance(make(stage.engine), LatencyProbe)
+
+
 def overhead(stage: Stage) -> float:
     """Seconds a trial takes beside its own time."""
     if stage.engine == "iperf3":
@@ -109,7 +112,7 @@ def overhead(stage: Stage) -> float:
     if stage.engine == "rate-search":
         # The trial that is under way when its time is up is finished.
         return TRIAL_OVERHEAD + stage.parameters.get("trial", 1.0) + 1.0
-    if stage.engine in PROBES and not stage.load:
+    if probes(stage) and not stage.load:
         return PROBE_OVERHEAD
     return TRIAL_OVERHEAD + (LOAD_OVERHEAD if stage.load else 0.0)
 
@@ -215,7 +218,7 @@ def _check(profile: Profile, origin: str) -> None:
                 f"{stage.seconds:g}, warmup {stage.warmup:g}."
             )
         rate = stage.parameters.get("rate", 0)
-        if stage.engine in PROBES and rate * stage.trial_seconds > RAW_LIMIT:
+        if probes(stage) and rate * stage.trial_seconds > RAW_LIMIT:
             raise errors.BadProfile(
                 f"{origin}, stage {stage.name}: rate {rate:g} for {stage.trial_seconds:g} s "
                 f"(seconds and warmup) is {rate * stage.trial_seconds:,.0f} requests a trial; a "

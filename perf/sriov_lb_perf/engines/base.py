@@ -73,6 +73,15 @@ class Limits:
 PATIENCE = 5.0
 
 
+def fetch(url: str, prober: Generator) -> dict[str, Any]:
+    """What one GET comes to, whatever its status.
+
+    :raises TargetFailed: no answer within :data:`PATIENCE`.
+    """
+    job = {"job": "fetch", "url": url, "timeout": PATIENCE}
+    return prober.job(job, seconds=PATIENCE + 1)
+
+
 class Crew:
     """The clients of a run: connections to them, the swarm on them, and a prober.
 
@@ -147,8 +156,7 @@ class Crew:
         :raises TargetFailed: it does not answer, or not with 200 and a length.
         """
         if url not in self.lengths:
-            job = {"job": "fetch", "url": url, "timeout": PATIENCE}
-            answer = self.prober.job(job, seconds=PATIENCE + 1)
+            answer = fetch(url, self.prober)
             if answer["status"] != 200 or answer["length"] is None:
                 raise errors.TargetFailed(
                     f"{url} answers status {answer['status']}, Content-Length "

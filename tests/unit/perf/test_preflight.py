@@ -11,6 +11,7 @@ import pytest
 
 from sriov_lb_perf import errors, preflight, profiles
 from sriov_lb_perf.clients import Client, Generator, LocalHost
+from sriov_lb_perf.engines import base
 from sriov_lb_perf.targets import Pair, Target, at_path
 from sriov_lb_perf.trials.run import run_profile
 from sriov_lb_tests.wire.host import Result
@@ -113,7 +114,7 @@ def test_what_answers_is_kept(crew, server, echo):
 
 
 def test_a_tls_listener_that_speaks_no_tls_is_told(crew, server, monkeypatch):
-    monkeypatch.setattr(preflight, "PATIENCE", 0.5)  # it is waited for to the end
+    monkeypatch.setattr(base, "PATIENCE", 0.5)  # it is waited for to the end
     pair = pair_of(server, tls=f"https://127.0.0.1:{server.port}/")
     why = reason(pair, profile_of("tls"), crew, "tls")
     assert "TLS listener of the sriov VIP" in why and "TLS handshake" in why
