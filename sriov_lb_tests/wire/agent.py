@@ -32,6 +32,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 VERSION = 1
@@ -475,6 +476,20 @@ def packet_socket(ethertype, index, allmulti=False):
     except BaseException:
         found.close()
         raise
+
+
+class Later:
+    """``with Later(packet_socket(…)) as sock``: closed by a thread in the end. The kernel waits for
+    all its readers when a packet socket is closed, 10 ms and more; an answer does not have to."""
+
+    def __init__(self, thing):
+        self.thing = thing
+
+    def __enter__(self):
+        return self.thing
+
+    def __exit__(self, *_exc):
+        threading.Thread(target=self.thing.close, daemon=True).start()
 
 
 def attach_filter(sock, program):
@@ -1016,7 +1031,7 @@ class Agent:
             frame = nd_frame(135, 0, mac, sender, group, group_mac, wanted, 1)
         key = flow_key(frame)
         kind = ETH_P_ARP if len(wanted) == 4 else ETH_P_IPV6
-        with packet_socket(kind, found["index"]) as sock:
+        with Later(packet_socket(kind, found["index"])) as sock:
             for _ in range(int(attempts)):
                 sock.send(frame)
                 deadline = time.monotonic() + timeout / attempts
@@ -1085,7 +1100,7 @@ class Agent:
         batch = Batch(frames)
         if rate:
             offsets = [number * 1000000.0 / rate for number in range(len(frames))]
-        with packet_socket(0, found["index"]) as sock:
+        with Later(packet_socket(0, found["index"])) as sock:
             started = time.time_ns()
             if offsets is None:
                 errors = batch.send(sock, 0, batch.count)
@@ -1128,7 +1143,7 @@ class Agent:
         self.captures[name] = capture
         ends, seen, scanned = [], set(), 0
         try:
-            with packet_socket(0, found["index"]) as sock:
+            with Later(packet_socket(0, found["index"])) as sock:
                 for wave in waves:
                     batch = Batch([frames[number] for number in wave["frames"]])
                     gap = float(wave.get("gap") or 0)

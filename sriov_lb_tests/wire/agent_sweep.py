@@ -13,6 +13,7 @@ them is asked once more: if one of these answers now, answers were limited or lo
 the controls do not show, and all silent ones are asked again, slower, until nothing new comes.
 """
 
+import itertools
 import mmap
 import os
 import random
@@ -32,6 +33,7 @@ if "Agent" not in globals():  # the tester imports this; in the guest the agent'
         WORD,
         Batch,
         Claims,
+        Later,
         Patch,
         Refused,
         _flow,
@@ -147,11 +149,12 @@ def matrix(frame, patch, ports):
     rest = _fold((~found & 0xFFFF) + (~port & 0xFFFF))
     if isinstance(ports, range):
         wrap = max(ports.start, min(ports.stop, 0x10000 - rest))
-        sums = array.array("H", range(rest + ports.start, rest + wrap))
-        sums.extend(range(rest + wrap - 0xFFFF, rest + ports.stop - 0xFFFF))
+        sums = NUMBERS[rest + ports.start : rest + wrap]
+        sums += NUMBERS[rest + wrap - 0xFFFF : rest + ports.stop - 0xFFFF]
+        numbers = NUMBERS[ports.start : ports.stop].tobytes()
     else:
         sums = array.array("H", [(rest + port - 1) % 0xFFFF + 1 for port in ports])
-    numbers = array.array("H", ports).tobytes()
+        numbers = array.array("H", ports).tobytes()
     # In one's complement arithmetic, the checksum is what is missing to 0xFFFF.
     checks = bytes(sums.tobytes()).translate(COMPLEMENT)
     low, high = (0, 1) if struct.pack("=H", 1)[0] else (1, 0)
@@ -168,7 +171,28 @@ def matrix(frame, patch, ports):
     return made
 
 
+def words(high, low):
+    """Numbers of two bytes, from a column of each."""
+    both = bytearray(2 * len(high))
+    both[0::2], both[1::2] = high, low
+    made = array.array("H", bytes(both))
+    if struct.pack("=H", 1)[0]:
+        made.byteswap()
+    return made
+
+
+def unlike(columns, row):
+    """For each line a byte: 0 where every column has what the row has."""
+    count, found = len(columns[0]), 0
+    for column, wanted in zip(columns, row):  # noqa: B905 (strict is Python 3.10)
+        alike = int.from_bytes(bytes([wanted]) * count, "little")
+        found |= int.from_bytes(column, "little") ^ alike
+    return found.to_bytes(count, "little")
+
+
+NUMBERS = array.array("H", range(65536))
 COMPLEMENT = bytes(255 - byte for byte in range(256))
+IS_ZERO = bytes(not byte for byte in range(256))
 ONE_MORE = bytes(min(byte + 1, 255) for byte in range(256))
 
 
@@ -200,6 +224,7 @@ class Sweep:
         self.states = bytearray(65536)
         self.credits = bytearray(65536)
         self.keys = {}  # by source port of a pass, the acknowledgement its answers have
+        self.usual = None  # of an answer to this pass, if most are alike: see take()
         self.resets = {}
         self.answered, self.sent_controls = set(), 0
         self.controls = self.lost = self.errors = self.sent = self.fresh = 0
@@ -227,37 +252,54 @@ class Sweep:
             total += count
 
     def take(self, start, count):
+        """What ``count`` slots from ``start`` hold. Most answers differ from each other in the port
+        alone: those are told from the others a whole column at a time."""
         first, upper = (9, 34) if self.family == 4 else (6, 54)
-        offsets = (14, 14 + first, upper, upper + 1, upper + 2, upper + 3)
+        offsets = (14, 14 + first, upper + 2, upper + 3)
         offsets += (upper + 8, upper + 9, upper + 10, upper + 11, upper + 13)
         columns = [self.ring.column(start, count, offset) for offset in offsets]
-        keys, states, tcp = self.keys, self.states, self.protocol == 6
-        plain = (0x45, 0x45) if self.family == 4 else (0x60, 0x6F)
-        opened = []
-        for number, row in enumerate(zip(*columns)):  # noqa: B905 (strict is Python 3.10)
-            head, protocol, high, low, mine, own, a, b, c, d, flags = row
-            key = keys.get(mine << 8 | own)
-            if key is None or protocol != self.protocol or not plain[0] <= head <= plain[1]:
-                self.other(self.ring.record(start + number * self.ring.SLOT))
-                continue
-            port = high << 8 | low
-            state = OPEN
-            if tcp:
-                if not flags & 0x10 or (a << 24 | b << 16 | c << 8 | d) != key:
-                    continue  # an answer to something else
-                if flags & 0x04:
-                    state = CLOSED
-                elif flags & 0x02:
-                    opened.append((port, mine << 8 | own))
-                else:
-                    continue
+        ports = words(*(self.ring.column(start, count, upper + offset) for offset in (0, 1)))
+        unusual = unlike(columns, self.usual) if self.usual else bytes(b"\1" * count)
+        usual = list(itertools.compress(range(count), unusual.translate(IS_ZERO)))
+        states, fresh = self.states, self.fresh
+        for number in usual:
+            port = ports[number]
             if states[port] != OPEN:
-                self.fresh += not states[port]
-                states[port] = state
-            if len(self.kept) < KEPT:
-                self.kept.append((port, self.ring.record(start + number * self.ring.SLOT)))
+                fresh += not states[port]
+                states[port] = CLOSED
+        self.fresh = fresh
+        for number in usual[: max(0, KEPT - len(self.kept))]:
+            self.kept.append((ports[number], self.ring.record(start + number * self.ring.SLOT)))
+        opened = []
+        for number in itertools.compress(range(count), unusual):
+            row = [column[number] for column in columns]
+            self.one(ports[number], row, start + number * self.ring.SLOT, opened)
         if opened:
             self.reset(opened)
+
+    def one(self, port, row, slot, opened):
+        """One answer by itself. ``opened`` gets the port, and our own, of a SYN-ACK."""
+        head, protocol, mine, own, a, b, c, d, flags = row
+        plain = (0x45, 0x45) if self.family == 4 else (0x60, 0x6F)
+        key = self.keys.get(mine << 8 | own)
+        if key is None or protocol != self.protocol or not plain[0] <= head <= plain[1]:
+            self.other(self.ring.record(slot))
+            return
+        state = OPEN
+        if protocol == 6:
+            if not flags & 0x10 or (a << 24 | b << 16 | c << 8 | d) != key:
+                return  # an answer to something else
+            if flags & 0x04:
+                state = CLOSED
+            elif flags & 0x02:
+                opened.append((port, mine << 8 | own))
+            else:
+                return
+        if self.states[port] != OPEN:
+            self.fresh += not self.states[port]
+            self.states[port] = state
+        if len(self.kept) < KEPT:
+            self.kept.append((port, self.ring.record(slot)))
 
     def reset(self, opened):
         """RST for each SYN-ACK: half-open connections are a load, and the target asks again."""
@@ -329,6 +371,9 @@ class Sweep:
         frame = bytes(patch.at(0))
         self.keys[own] = (key + 1) & 0xFFFFFFFF
         if self.protocol == 6:
+            # A RST of a closed port (RFC 9293, section 3.5.2) without options or extensions.
+            head = 0x45 if self.family == 4 else 0x60
+            self.usual = (head, 6, *WORD.pack(own), *LONG.pack(self.keys[own]), 0x14)
             reset = Patch(reset_frame(self.frame), own, 1, key)
             self.resets[own] = (bytes(reset.at(0, 1)), reset)
         report = {"ports": len(ports), "icmp": 0, "rate": self.pace}
@@ -378,7 +423,10 @@ class Sweep:
                 continue
             for port in stretch:
                 credits[port] = min(credits[port] + 1, 255)
-        silent = sum(1 for port in ports if not states[port])
+        if isinstance(ports, range):
+            silent = states.count(SILENT, ports.start, ports.stop)
+        else:
+            silent = sum(1 for port in ports if not states[port])
         report.update(
             controls=len(numbers),
             lost=sum(lost),
@@ -459,7 +507,8 @@ class Sweep:
         return [port for port in self.silent() if credits[port] < wanted]
 
     def silent(self):
-        return [port for port in self.ports if not self.states[port]]
+        states = self.states[self.ports.start : self.ports.stop]
+        return list(itertools.compress(self.ports, states.translate(IS_ZERO)))
 
     def run(self):
         low, high = self.how.get("ports") or (0, 65535)
@@ -474,8 +523,8 @@ class Sweep:
         while decided and self.unsure() and time.monotonic() < self.limit:
             self.once(self.unsure())  # the last passes showed more loss than was known
         wanted = self.wanted()
-        for port in self.ports:
-            if not self.states[port] and not (decided and self.credits[port] >= wanted):
+        for port in self.silent():
+            if not (decided and self.credits[port] >= wanted):
                 self.states[port] = UNDECIDED
         if self.icmp:
             self.agent.limiters[self.key()] = time.monotonic()
@@ -582,11 +631,8 @@ def sweep(agent, body, interface, play=(), warm=(), **how):
             agent.claims[interface].announce(address)
     for target, source in warm:
         agent.op_resolve(b"", interface, target, source)
-    made = Sweep(agent, found, frame, control, how)
-    try:
+    with Later(Sweep(agent, found, frame, control, how)) as made:
         result = made.run()
-    finally:
-        made.close()
     states = zlib.compress(bytes(made.states), 1)
     return result, LONG.pack(len(states)) + states + pack_records([r for _, r in made.kept])
 

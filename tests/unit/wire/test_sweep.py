@@ -205,6 +205,27 @@ def test_answers_to_something_else_are_nobodys(monkeypatch):
     assert chosen(found, agent_sweep.OPEN) == chosen(found, agent_sweep.CLOSED) == []
 
 
+def mixed(port, source):
+    """A few ports of each kind, some resets with a flag that resets seldom have."""
+    return (0x12, 0x14, 0x14, 0x1C, 0)[port % 5] if port != 80 else 0x12
+
+
+@pytest.mark.parametrize("target", [firewall, bare, mixed])
+def test_answers_read_by_columns_say_what_each_says_by_itself(monkeypatch, target):
+    report, found = World(monkeypatch, Target(target)).run()
+    monkeypatch.setattr(agent_sweep, "unlike", lambda columns, row: bytes(b"\1" * len(columns[0])))
+    alone, states = World(monkeypatch, Target(target)).run()
+    assert found == states and sorted(report["kept"]) == sorted(alone["kept"])
+    assert [one["fresh"] for one in report["passes"]] == [one["fresh"] for one in alone["passes"]]
+
+
+def test_lines_unlike_a_row_are_marked():
+    columns = [b"\x45\x45\x45\x46", b"\x06\x06\x11\x06", b"\x00\x80\x00\x00"]
+    marked = agent_sweep.unlike(columns, (0x45, 0x06, 0x00))
+    assert [bool(byte) for byte in marked] == [False, True, True, True]
+    assert list(agent_sweep.words(b"\x01\xff", b"\x02\x00")) == [0x0102, 0xFF00]
+
+
 def test_the_ring_comes_round(monkeypatch):
     """More answers than it has slots."""
     _, found = World(monkeypatch, Target(bare)).run(ports=(0, 12000))
