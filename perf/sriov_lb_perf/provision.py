@@ -35,6 +35,7 @@ from sriov_lb_tests.cloud.site import (
 from sriov_lb_tests.cloud.twin import Deployment, Twins
 from sriov_lb_tests.errors import CloudError, ResourceFault, SriovLbError
 from sriov_lb_tests.wire import origin, serving
+from sriov_lb_tests.wire.host import raise_interface
 from sriov_lb_tests.wire.ssh import SshHost
 
 from . import errors
@@ -250,7 +251,8 @@ def _build(site, group, wanted: Wanted, stack, keys: Path, say) -> Pair:
     server = _host(stack, group, member, user, keys)
     origin.start(server, member.name)
     for client in clients:
-        _raise_interface(_host(stack, group, client, group.guest_user, keys), client)
+        host = _host(stack, group, client, group.guest_user, keys)
+        raise_interface(host, client.mac(VIP), "port on the VIP network")
     bandwidth = "iperf3" in wanted.needs
     plain = scenario.listener_set("load-and-iperf3" if bandwidth else "load", {}, (version,))
     made = both.deploy(site.lbs, plain, [member], site.vip_net)
@@ -387,18 +389,6 @@ def _host(stack, group: Any, guest: Guest, user: str, keys: Path) -> SshHost:
     )
     stack.callback(host.close)
     return host
-
-
-def _raise_interface(host: SshHost, client: Guest) -> None:
-    """The client's interface on the VIP network is up, whatever its image does."""
-    mac = client.mac(VIP)
-    found = [i.name for i in host.interfaces().values() if i.mac.lower() == mac.lower()]
-    if not found:
-        raise errors.ClientFailed(
-            f"The client {client.name} has no interface with the MAC {mac} of its port on the VIP "
-            f"network; it has {', '.join(sorted(host.interfaces()))}."
-        )
-    host.run(["ip", "link", "set", found[0], "up"], root=True)
 
 
 def _target(site, group: Any, lb, role: str, served: Served) -> Target:

@@ -26,6 +26,7 @@ from sriov_lb_tests.packets.probe import Probe, tcp_syn
 from sriov_lb_tests.tests import backend, stage
 from sriov_lb_tests.verdicts.model import Broken
 from sriov_lb_tests.wire.exchange import Observation
+from sriov_lb_tests.wire.host import raise_interface
 from sriov_lb_tests.wire.ssh import SshHost
 from sriov_lb_tests.wire.vantage import Vantage
 
@@ -204,17 +205,9 @@ class Scene:
 
         :raises GuestUnreachable: the guest has no interface with the port's MAC.
         """
-        mac = guest.mac(role)
-        found = [i.name for i in host.interfaces().values() if i.mac.lower() == mac]
-        if not found:
-            raise errors.GuestUnreachable(
-                f"The guest {guest.name} has no interface with the MAC {mac} of its {role} port; "
-                f"it has {', '.join(sorted(host.interfaces()))}."
-            )
-        host.run(["ip", "link", "set", found[0], "up"], root=True)
         vantage = Vantage(
             host,
-            found[0],
+            raise_interface(host, guest.mac(role), f"{role} port"),
             artefacts=self.stage.run.evidence("probes"),
             run_id=self.stage.run.id,
             timeout=CONF.sriov_lb.probe_timeout,

@@ -138,6 +138,24 @@ class Host(Protocol):
         ...
 
 
+def raise_interface(host: Host, mac: str, port: str) -> str:
+    """Set the interface of a Neutron port up, whatever the guest's image does; its name.
+
+    :param mac: the port's.
+    :param port: how messages call it.
+    :raises GuestUnreachable: the guest has no interface with that MAC.
+    """
+    interfaces = host.interfaces()
+    found = [one.name for one in interfaces.values() if one.mac.lower() == mac.lower()]
+    if not found:
+        raise errors.GuestUnreachable(
+            f"{host.name} has no interface with the MAC {mac} of its {port}; it has "
+            f"{', '.join(sorted(interfaces))}."
+        )
+    host.run(["ip", "link", "set", found[0], "up"], root=True)
+    return found[0]
+
+
 class AgentHost:
     """What both implementations share: one agent, opened when first needed.
 

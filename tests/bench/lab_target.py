@@ -19,6 +19,7 @@ from sriov_lb_tests.cloud import connect, sweep
 from sriov_lb_tests.cloud import options as cloud_options
 from sriov_lb_tests.cloud.ledger import Ledger, new_run_id
 from sriov_lb_tests.cloud.site import ACCESS, VIP, AdminSite
+from sriov_lb_tests.wire.host import raise_interface
 from sriov_lb_tests.wire.ssh import SshHost
 
 OPEN = (80, 443, 8080)
@@ -68,14 +69,11 @@ def build(site: AdminSite, group, folder: Path) -> dict[str, object]:
 
 def raised(group, client, folder: Path) -> str:
     """The client's interface on the VIP network, up."""
-    mac = client.mac(VIP)
     with SshHost(
         client.addresses(ACCESS)[0], user=group.guest_user, key_file=str(client.key.private_key),
         pins=folder / "pins", pin_name=client.id, deadline=group.ssh_timeout,
     ) as host:  # fmt: skip
-        (name,) = (i.name for i in host.interfaces().values() if i.mac.lower() == mac.lower())
-        host.run(["ip", "link", "set", name, "up"], root=True)
-    return name
+        return raise_interface(host, client.mac(VIP), "port on the VIP network")
 
 
 if __name__ == "__main__":

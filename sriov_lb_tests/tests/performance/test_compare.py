@@ -10,7 +10,6 @@ from tempest import config
 from tempest.lib import decorators
 from testtools.content import json_content, text_content
 
-from sriov_lb_tests import errors
 from sriov_lb_tests.amphora import Amphora
 from sriov_lb_tests.cloud import beside, scenario
 from sriov_lb_tests.cloud.servers import Guest
@@ -20,6 +19,7 @@ from sriov_lb_tests.tests import base
 from sriov_lb_tests.tests.base import inconclusive, requirement
 from sriov_lb_tests.tests.performance import child
 from sriov_lb_tests.wire import origin, serving
+from sriov_lb_tests.wire.host import raise_interface
 from sriov_lb_tests.wire.ssh import SshHost
 
 CONF = config.CONF
@@ -83,7 +83,8 @@ class TestComparison(base.SriovLbTest):
         user = group.member_user or group.guest_user
         server = self.stage.host(member, user)
         origin.start(server, member.name)
-        self.raise_interface(client)
+        host = self.stage.host(client, CONF.sriov_lb.guest_user)
+        raise_interface(host, client.mac(VIP), "port on the VIP network")
         name = "load-and-iperf3" if "iperf3" in profile.needs else "load"
         wanted = scenario.listener_set(name, {}, (version,))
         made = twins.deploy(self.site.lbs, wanted, [member], self.site.vip_net)
@@ -175,18 +176,6 @@ class TestComparison(base.SriovLbTest):
                 for a in amphorae
             ]
         return found
-
-    def raise_interface(self, client: Guest) -> None:
-        """The client's interface on the VIP network is up, whatever its image does."""
-        host = self.stage.host(client, CONF.sriov_lb.guest_user)
-        mac = client.mac(VIP).lower()
-        found = [i.name for i in host.interfaces().values() if i.mac.lower() == mac]
-        if not found:
-            raise errors.GuestUnreachable(
-                f"The client {client.name} has no interface with the MAC {mac} of its port on the "
-                f"VIP network; it has {', '.join(sorted(host.interfaces()))}."
-            )
-        host.run(["ip", "link", "set", found[0], "up"], root=True)
 
     # --- what came out ------------------------------------------------------------------
 
