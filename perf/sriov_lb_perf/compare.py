@@ -9,7 +9,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .profiles import Profile
 from .results import amphorae, document, fingerprint
 from .results.analysis import Analysis, analyse
 from .results.store import Folder
-from .targets import Pair, Target
+from .targets import Pair
 from .trials.run import StageRun, run_profile
 
 Progress = Callable[[str, StageRun | None, Sample | None], None]
@@ -93,7 +93,9 @@ def compare(
     identifier = new_identifier(profile, started)
     folder = Folder(output / identifier)
     runs: list[StageRun] = []
-    raw: dict[int, dict] = {}
+    # What every write needs and no later trial changes.
+    trials: list[dict] = []
+    curves: dict[str, dict] = {}
     known: dict[str, Any] = {"environment": {}, "preflight": {}}
     facts = {REFERENCE: pair.reference.facts, CANDIDATE: pair.candidate.facts}
 
@@ -103,7 +105,7 @@ def compare(
     def write(
         status: str, reason: str, *, end: bool = False, fresh: bool = True
     ) -> tuple[dict, Analysis]:
-        # Between two blocks the findings may be those of the last whole stage: intervals take
+        # Between two blocks the findings and curves may be those of the last whole stage: they take
         # time, which is the run's, and the trials are all there.
         if fresh or "analysis" not in known:
             inside = known["environment"].get("amphorae", {})
@@ -116,6 +118,9 @@ def compare(
                 twins=amphorae.equality(inside, facts),
                 steal=amphorae.steal(inside, profile.limits.steal),
             )
+            for run in runs:
+                if run is runs[-1] or run.stage.name not in curves:
+                    curves[run.stage.name] = document.curves_of(run)
         analysis = known["analysis"]
         made = document.build(
             identifier=identifier,
@@ -131,16 +136,17 @@ def compare(
             environment=known["environment"],
             preflight=known["preflight"],
             runs=runs,
-            raw=raw,
+            curves=curves,
+            trials=trials,
             analysis=analysis,
             version=fingerprint.tool_version(),
         )
-        folder.write(made)
+        folder.write(made, checked=fresh)
         return made, analysis
 
     def listener(event: str, run: StageRun, sample: Sample | None) -> None:
         if event == "trial":
-            raw[sample.trial.number] = folder.keep_raw(sample)
+            trials.append(document.trial_of(sample, started, folder.keep_raw(sample)))
             # It is on disk, and a run of hours has gigabytes of it.
             sample.raw.clear()
         elif event in ("block", "stage"):
@@ -172,7 +178,6 @@ def compare(
                 )
                 known["environment"] = fingerprint.take(pair, crew)
                 known["preflight"], pair = preflight.look(pair, profile, crew)
-                expect(pair.reference, known["preflight"], profile, crew)
                 watch = stack.enter_context(
                     amphorae.Watch(pair, folder.path / "host-keys-amphorae")
                 )
@@ -194,19 +199,6 @@ def compare(
     status = "complete" if failure is None else "incomplete"
     made, analysis = write(status, str(failure) if failure else "", end=True)
     return Outcome(folder.path, made, analysis, failure)
-
-
-def expect(vip: Target, seen: Mapping[str, Mapping], profile: Profile, crew: Crew) -> None:
-    """Note how long the objects are before the first trial: every later answer is held to it.
-
-    :param vip: one of the two; both are to serve the same objects.
-    :param seen: what preflight saw of each VIP, by its role.
-    """
-    if vip.role in seen:
-        crew.lengths[vip.url] = seen[vip.role]["length"]
-    for what, url in (("tls", vip.tls), ("large", vip.large_url)):
-        if what in profile.needs and url is not None:
-            crew.length_of(url)
 
 
 @contextlib.contextmanager

@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from sriov_lb_tests.errors import SriovLbError
+from sriov_lb_tests.wire.host import Result
 
 from . import errors
 from .engines.base import PATIENCE, Crew, fetch
+from .engines.iperf import when_free
 from .engines.probe import UdpProbe
 from .model import Stage
 from .profiles import Profile
@@ -25,6 +27,8 @@ from .targets import Pair, Target, at_path
 
 def look(pair: Pair, profile: Profile, crew: Crew) -> tuple[dict[str, Mapping[str, Any]], Pair]:
     """(what came from each VIP by its role, the pair as far as it answers).
+
+    The crew learns how long each object is: every later answer is held to it.
 
     :raises TargetFailed: a VIP gives no answer, or one that is not 200 with a length.
     """
@@ -41,7 +45,20 @@ def look(pair: Pair, profile: Profile, crew: Crew) -> tuple[dict[str, Mapping[st
             f"The VIPs do not serve the same object: {told}.",
             remedy="Put the same members behind both, or name objects of one size.",
         )
-    return found, dataclasses.replace(pair, **sides)
+    return found, _alike(dataclasses.replace(pair, **sides), profile, crew)
+
+
+def _alike(pair: Pair, profile: Profile, crew: Crew) -> Pair:
+    """The pair without what has another length through one VIP than through the other."""
+    for what, url_of in (("tls", "tls"), ("large", "large_url")):
+        urls = [getattr(vip, url_of) for vip in (pair.reference, pair.candidate)]
+        if what not in profile.needs or None in urls:
+            continue
+        one, other = (crew.lengths[url] for url in urls)
+        if one != other:
+            why = f"{urls[0]} has {one} bytes and {urls[1]} {other}: not the same object"
+            pair = dataclasses.replace(pair, candidate=pair.candidate.without(what, why))
+    return pair
 
 
 def _plain(vip: Target, crew: Crew) -> dict[str, Any]:
@@ -52,6 +69,7 @@ def _plain(vip: Target, crew: Crew) -> dict[str, Any]:
             f"Content-Length {answer['length']}; expected 200 with a length "
             f"(body begins {answer['head'][:60]!r})."
         )
+    crew.lengths[vip.url] = answer["length"]
     return {
         "address": answer["address"],
         "port": answer["port"],
@@ -111,6 +129,7 @@ def _wrong(url: str, size: int | None, crew: Crew) -> str:
         return f"answers status {answer['status']}, Content-Length {answer['length']}"
     if size is not None and answer["length"] != size:
         return f"has {answer['length']}"
+    crew.lengths[url] = answer["length"]
     return ""
 
 
@@ -133,13 +152,19 @@ def _without_iperf3(vip: Target, crew: Crew) -> str:
     argv = ["iperf3", "--json", "--client", address, "--port", str(port),
             "--connect-timeout", "3000", "--time", "1"]  # fmt: skip
     host = crew.hosts[crew.clients[0].name]
-    try:
+
+    def run() -> tuple[Result, dict]:
         done = host.run(argv, check=False, timeout=PATIENCE + 5)
+        try:
+            return done, json.loads(done.stdout)
+        except ValueError:
+            return done, {}
+
+    try:
+        done, report = when_free(run)
     except SriovLbError as error:
         return f"cannot be run ({error.message})"
-    try:
-        report = json.loads(done.stdout)
-    except ValueError:
+    if not report:
         said = (done.stderr or done.stdout).strip()[:200]
         return f"cannot be run (status {done.status}: {said or 'no word'})"
     return f"ends with: {report['error']}" if report.get("error") else ""

@@ -32,7 +32,7 @@ RAW_BYTES = 24
 #: Seconds to start agents and locust.
 START_OVERHEAD = 8.0
 #: iperf3 starts a process and talks to its server before and after.
-IPERF_OVERHEAD = 1.5
+IPERF_OVERHEAD = 0.75
 
 
 @dataclass(frozen=True)

@@ -42,14 +42,17 @@ def build(
     environment: Mapping[str, Any],
     preflight: Mapping[str, Any],
     runs: Sequence[StageRun],
-    raw: Mapping[int, Mapping],
+    curves: Mapping[str, Mapping],
+    trials: Sequence[Mapping],
     analysis: Analysis,
     version: str,
 ) -> dict[str, Any]:
     """The whole document.
 
     :param status: ``complete`` or ``incomplete`` (then ``reason`` says why).
-    :param raw: trial number -> where its raw data is.
+    :param curves: :func:`curves_of` the stages, by name; of those that have none yet, none are
+        shown.
+    :param trials: :func:`trial_of` each sample, in their order.
     """
     return {
         "schema": SCHEMA,
@@ -98,12 +101,8 @@ def build(
             }
             for each in analysis.self_comparisons
         ],
-        "stages": [_stage(run) for run in runs],
-        "trials": [
-            _trial(sample, started, raw.get(sample.trial.number, {}))
-            for run in runs
-            for sample in run.samples
-        ],
+        "stages": [_stage(run, curves.get(run.stage.name, {})) for run in runs],
+        "trials": list(trials),
     }
 
 
@@ -161,7 +160,7 @@ def _metric(result: MetricResult) -> dict[str, Any]:
     }
 
 
-def _stage(run: StageRun) -> dict[str, Any]:
+def _stage(run: StageRun, curves: Mapping) -> dict[str, Any]:
     stage: Stage = run.stage
     return {
         "name": stage.name,
@@ -175,12 +174,12 @@ def _stage(run: StageRun) -> dict[str, Any]:
         "blocks": run.blocks_done(),
         "skipped": run.skipped,
         "stopped": run.stopped,
-        "curves": _curves(run),
+        "curves": dict(curves),
     }
 
 
-def _curves(run: StageRun) -> dict[str, Any]:
-    """Per histogram and side: the percentile curve over all valid trials, ns."""
+def curves_of(run: StageRun) -> dict[str, Any]:
+    """Of a stage, per histogram and side: the percentile curve over all valid trials, ns."""
     names = sorted({name for sample in run.samples for name in sample.histograms})
     curves: dict[str, Any] = {}
     for name in names:
@@ -222,7 +221,12 @@ def _density(values: np.ndarray, counts: np.ndarray, bins: int = 60) -> list[lis
     return [[float(edge), float(share)] for edge, share in zip(edges[1:], shares, strict=True)]
 
 
-def _trial(sample: Sample, started: float, raw: Mapping) -> dict[str, Any]:
+def trial_of(sample: Sample, started: float, raw: Mapping) -> dict[str, Any]:
+    """A trial, as it stands in the document.
+
+    :param started: when the run did, as time.time().
+    :param raw: where its raw data is.
+    """
     trial, health = sample.trial, sample.health
     wanted = {50, 99, *trial.stage.parameters.get("percentiles", ())}
     return {

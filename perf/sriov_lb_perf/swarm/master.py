@@ -67,6 +67,10 @@ class Master:
                 continue
             trial["reports"][part["worker"]] = part["report"]
             trial["waiting"].discard(part["worker"])
+            if part["report"]["report"] == "error":
+                # Without one share of the load the others' mean nothing: the trial is over.
+                for name in trial["waiting"]:
+                    self.runner.send_message("sriov_lb_stop", client_id=self.workers[name])
             if not trial["waiting"]:
                 del self.open[part["trial"]]
                 self.say(

@@ -123,9 +123,11 @@ def test_bandwidth_has_the_sender_s_round_trips_in_both_directions(bed, measured
     target = Target(
         "normal", bed.vip(f"beside-{direction}", port + 1000), iperf3=bed.iperf3(port)
     )
-    stage = stage_of("iperf3", 1.0, direction=direction, flows=2)
+    stage = stage_of("iperf3", 1.0, direction=direction, flows=2, bottleneck=100e9)
     sample = measured(stage, target, sides=REFERENCE)[REFERENCE]
     assert sample.values["rate"] > 1e8
+    ideal = sample.values["transfer_time_ratio"] * sample.values["rate"]
+    assert 0.93 < ideal / 100e9 < 0.96  # of a link with frames of 1,500 bytes
     assert 1_000 < sample.values["rtt"] < 1e9 and sample.values["buffer_delay"] >= 0
     assert 0.9 < sample.values["efficiency"] <= 1.0
     assert sample.raw["iperf3"]["start"]["test_start"]["num_streams"] == 2

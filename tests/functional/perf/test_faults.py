@@ -152,11 +152,15 @@ def test_a_member_whose_page_becomes_empty_supports_no_claim(bed, pair_of, profi
 @pytest.mark.series
 def test_responses_that_fail_under_way_support_no_claim(bed, pair_of, profile_of, tmp_path):
     """Every tenth request of one VIP is answered 503: faster, perhaps, but not valid."""
+
+    def seen(pair, profile, crew):
+        crew.lengths[pair.reference.url] = 64
+        return {}, pair
+
     good = bed.vip("good2", 94)
     bad = bed.vip("bad2", 95, extra="  http-request return status 503 if { rand(10) eq 0 }\n")
     with pytest.MonkeyPatch.context() as patch:
-        seen = {role: {"length": 64} for role in ("normal", "sriov")}
-        patch.setattr(compare.preflight, "look", lambda pair, profile, crew: (seen, pair))
+        patch.setattr(compare.preflight, "look", seen)
         outcome = compare.compare(pair_of(good, bad), profile_of(REQUESTS), tmp_path)
     assert outcome.complete
     finding = outcome.analysis.metric("requests.rate").finding
@@ -176,6 +180,23 @@ def test_a_killed_worker_is_named(bed, client, tmp_path):
             os.kill(swarm._workers["two"].pid, signal.SIGKILL)
             with pytest.raises(errors.WorkerFailed, match="two ended with status -9"):
                 swarm.finish(number, 30)
+
+
+def test_what_fails_at_one_client_alone_is_told_at_once(bed, client, tmp_path):
+    """The others are stopped, and are there for the next trial."""
+    url = bed.vip("one-alone", 102)
+    with client.open() as host:
+        generators = {name: Generator.start(client, host) for name in ("one", "two")}
+        with Swarm(generators, tmp_path / "logs") as swarm:
+            job = {"job": "closed", "url": url, "connections": 4, "warmup": 0, "seconds": 30}
+            refused = {**job, "url": url.replace(":102/", ":9/")}
+            begun = time.monotonic()
+            swarm.begin({"one": job, "two": refused})
+            with pytest.raises(errors.TargetFailed, match="refused"):
+                swarm.await_progress()
+            assert time.monotonic() - begun < 5
+            report = swarm.run({name: {**job, "seconds": 0.2} for name in swarm.workers}, 0.2)
+            assert set(report.reports) == {"one", "two"}
 
 
 @pytest.mark.series

@@ -57,6 +57,7 @@ def crew():
         clients = (HERE,)
         hosts = {HERE.name: Commands(0, "{}")}
         prober = Generator.start(HERE, LocalHost())
+        lengths: dict[str, int] = {}
 
     yield Crew
     Crew.prober.close()
@@ -206,6 +207,27 @@ def test_vips_that_serve_objects_of_two_sizes_are_no_pair(crew, server, response
     one = dataclasses.replace(pair.reference, url=at_path(pair.reference.url, "/one"))
     with pytest.raises(errors.TargetFailed, match="64 bytes through the normal VIP, 8192 bytes"):
         preflight.look(dataclasses.replace(pair, reference=one), profile_of("udp"), crew)
+
+
+def test_a_large_object_of_two_sizes_is_none_and_told_beforehand(crew, server, response):
+    server.answer = lambda request: response(200, b"x" * (8192 if b"/other" in request else 64))
+    pair = pair_of(server, large="/large")
+    other = dataclasses.replace(pair.candidate, large="/other")
+    why = reason(dataclasses.replace(pair, candidate=other), profile_of("large"), crew, "large")
+    assert "/large has 64 bytes and " in why and "/other 8192: not the same object" in why
+    # Nobody compares what no stage asks for.
+    other = dataclasses.replace(pair, candidate=other)
+    assert reason(other, profile_of("udp"), crew, "large") == ""
+
+
+def test_lengths_are_those_before_the_first_trial(crew, server):
+    """What no stage asks for has none."""
+    pair = pair_of(server, large="/large")
+    url = pair.reference.url
+    preflight.look(pair, profile_of("udp"), crew)
+    assert crew.lengths == {url: 64}
+    preflight.look(pair, profile_of("large"), crew)
+    assert crew.lengths == {url: 64, pair.reference.large_url: 64}
 
 
 def test_a_vip_that_answers_503_is_no_target_at_all(crew, server, response):

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sriov_lb_perf import compare, errors, profiles, targets
+from sriov_lb_perf import errors, profiles, targets
+from sriov_lb_perf.engines import iperf
 from sriov_lb_perf.engines.base import Crew, Limits, failures, members
 from sriov_lb_perf.engines.iperf import Bandwidth, sample_of
 from sriov_lb_perf.engines.load import ConnectionRate, Goodput, RequestRate, TlsRate, _unsteady
@@ -162,21 +163,6 @@ def crew(tmp_path):
     return Asked((targets.Client("local", "local"),), tmp_path)
 
 
-def test_lengths_are_those_before_the_first_trial(crew, pair):
-    """What preflight saw needs no second look; what no stage asks for needs none at all."""
-    seen = {"normal": {"length": 63}, "sriov": {"length": 63}}
-    compare.expect(pair.reference, seen, SimpleNamespace(needs={"udp"}), crew)
-    assert crew.lengths == {"http://192.0.2.1/": 63} and crew.asked == []
-    compare.expect(pair.reference, seen, SimpleNamespace(needs={"tls", "large"}), crew)
-    assert crew.lengths == {
-        "http://192.0.2.1/": 63, "https://192.0.2.1:443/": 64, "http://192.0.2.1/large": 4096,
-    }  # fmt: skip
-    assert crew.length_of("http://192.0.2.1/large") == 4096 and len(crew.asked) == 2
-    bare = dataclasses.replace(pair.reference, tls=None, large=None)
-    compare.expect(bare, {}, SimpleNamespace(needs={"tls", "large"}), crew)
-    assert len(crew.asked) == 2
-
-
 def test_what_does_not_answer_has_no_length(crew):
     with pytest.raises(errors.TargetFailed, match="/down answers status 503"):
         crew.length_of("http://192.0.2.1/down")
@@ -230,21 +216,23 @@ def test_a_load_that_ended_early_or_was_not_sent_supports_no_claim(stage_of):
 
 
 def report_of(
-    *, reverse: bool, server=None, host=20.0, remote=30.0, version="iperf 3.12", flows=1
-) -> dict:
+    *, reverse: bool, server=None, host=20.0, remote=30.0, version="iperf 3.12", flows=1,
+    remote_host="192.0.2.1",
+) -> dict:  # fmt: skip
     """As iperf3 3.12 reports (its JSON output), as far as it is read."""
     sender = {"mean_rtt": 300, "min_rtt": 200, "retransmits": 5}
     # The client of a reversed test does not send: its sender's round trips are zeros.
     shown = {"mean_rtt": 0, "min_rtt": 0, "retransmits": 5} if reverse else sender
     report = {
         "start": {
-            "version": version, "tcp_mss_default": 1000,
+            "version": version, "tcp_mss_default": 1448,
             "test_start": {"reverse": int(reverse), "num_streams": flows},
+            "connected": [{"remote_host": remote_host}] * flows,
         },
         "intervals": [{"sum": {"start": 0, "bits_per_second": 8e9, "omitted": False}}],
         "end": {
             "streams": [{"sender": shown}],
-            "sum_sent": {"bytes": 1_000_000, "retransmits": 5},
+            "sum_sent": {"bytes": 1_448_000, "retransmits": 5},
             "sum_received": {"bits_per_second": 8e9, "seconds": 1.0},
             "cpu_utilization_percent": {"host_total": host, "remote_total": remote},
         },
@@ -313,11 +301,46 @@ def test_iperf3_is_run_by_the_agent_of_the_first_client(stage_of, pair):
         Bandwidth().measure(trial, both, Crew)
 
 
+@pytest.mark.parametrize("busy", [2, 10**9])
+def test_a_server_that_is_busy_with_the_trial_before_is_asked_again(monkeypatch, busy):
+    """The load balancer between tells it late that a trial has ended; not for ever."""
+    monkeypatch.setattr(iperf, "BUSY_SECONDS", 0.3)
+    said = {"error": "the server is busy running a test. try again later"}
+    asked = []
+
+    def run():
+        asked.append(said if len(asked) < busy else {"end": {}})
+        return "more", asked[-1]
+
+    assert iperf.when_free(run) == ("more", {"end": {}} if busy == 2 else said)
+    assert len(asked) == 3 if busy == 2 else 2 < len(asked) < 6
+
+
+def test_what_else_iperf3_says_is_not_asked_again():
+    asked = []
+    assert iperf.when_free(lambda: asked.append(1) or ({"error": "refused"},))[0]["error"]
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("more", [{"reverse": False}, {"reverse": True, "server": "json"}])
 def test_round_trips_are_the_sender_s_in_both_directions(stage_of, more):
     found = sample(stage_of, **more).values
     assert found["rtt"] == 300_000 and found["buffer_delay"] == pytest.approx(0.5)
     assert found["efficiency"] == pytest.approx(0.995)
+
+
+@pytest.mark.parametrize(("address", "wire"), [("192.0.2.1", 1538), ("2001:db8::1", 1558)])
+def test_the_transfer_time_over_the_ideal_one_where_the_bottleneck_is_stated(
+    stage_of, address, wire
+):
+    """RFC 6349: the ideal is what full segments carry; 8 Gbit/s came."""
+    stage = stage_of(engine="iperf3", parameters={"bottleneck": 10e9})
+    assert [metric.name for metric in Bandwidth().metrics(stage)][-1] == "transfer_time_ratio"
+    trial = Trial(1, stage, "A", 0, 0)
+    report = report_of(reverse=False, remote_host=address)
+    found = sample_of(trial, 0.0, report, {"client": {"health": QUIET}}, Limits())
+    assert found.values["transfer_time_ratio"] == pytest.approx(1.25 * 1448 / wire)
+    assert "transfer_time_ratio" not in sample(stage_of, reverse=False).values
 
 
 @pytest.mark.parametrize("server", ["text", None])
