@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,11 @@ class Finding:
         """Lower is worse: what is open before what is closed, the wire before the rest."""
         return not self.too_open, list(View).index(self.view)
 
+    @property
+    def about(self) -> tuple[View, bool, Packet, str]:
+        """What it is about: another look's finding is the same if this is."""
+        return self.view, self.too_open, self.packet, self.where
+
     def __str__(self) -> str:
         where = f", {self.where}" if self.where else ""
         evidence = f" Evidence: {self.pcap}" if self.pcap else ""
@@ -81,7 +86,6 @@ class Agreement:
         those of which only one side was seen, who they are open to or who not.
     :param sent: how many packets were sent whose fate is known.
     :param proofs: policy against ruleset by amphora.
-    :param promises: listeners as the policy has them, for reports.
     :param seconds: what the look took.
     """
 
@@ -180,11 +184,21 @@ class Settled:
         """Whether they agreed at once: the promise."""
         return self.late == 0
 
+    @property
+    def seen(self) -> Agreement:
+        """The look that counts, with what the last one found besides, if they never agreed."""
+        known = [one.about for one in self.first.findings]
+        new = [one for one in self.last.findings if one.about not in known]
+        if not new:
+            return self.first
+        found = sorted([*self.first.findings, *new], key=lambda finding: finding.rank)
+        return replace(self.first, findings=tuple(found))
+
     def __str__(self) -> str:
         if self.agreed:
             return str(self.first)
         if self.late is None:
-            return str(self.last)
+            return str(self.seen)
         sentence, *rest = str(self.first).splitlines()
         return "\n".join([f"{sentence[:-1]}; that was over {self.late:.1f} s later.", *rest])
 
@@ -208,7 +222,7 @@ def settle(
         try:
             last = look()
         except errors.SriovLbError:
-            return Settled(first, first, None)
+            return Settled(first, last, None)
         if not last.findings:
             return Settled(first, last, max(clock() - started, 0.001))
     return Settled(first, last, 0.0 if first.agreed else None)

@@ -54,6 +54,11 @@ class Agrees:
             for fixed in port.fixed_ips
         }
         links = [subnet.cidr for subnet in net.subnets.values()]
+        member = self.stage.clouds.member
+        if self.stage.clouds.admin is None and net.network.project_id != member.current_project_id:
+            # Of another project's network Neutron shows a member his own ports alone: which
+            # addresses are taken is not known.
+            links = []
         gateways = [subnet.gateway_ip for subnet in net.subnets.values() if subnet.gateway_ip]
         return Reach.of(vantage, subject, links, [*taken, *gateways])
 
@@ -95,16 +100,15 @@ class Agrees:
         """
         wanted = tuple(ports)
         settled = settle(lambda: self.look(lb, ports=wanted, **options), patience=patience)
-        number = self.__dict__.setdefault("_looks", [])
-        number.append(step)
-        name = f"agreement-{len(number):02d}"
-        self.keep(f"{name}.json", {"step": step, **settled.first.to_json()})
+        steps = self.__dict__.setdefault("_steps", [])
+        steps.append(step)
+        name = f"agreement-{len(steps):02d}"
+        self.keep(f"{name}.json", {"step": step, **settled.seen.to_json()})
         if not settled.agreed:
             for amphora, text in settled.first.rulesets.items():
                 self.keep(f"{name}-{amphora}.nft.txt", text)
             self.seen[f"late, {step}"] = settled.late
-            seen = settled.last if settled.late is None else settled.first
-            raise Broken(f"{step}: {settled}", findings=_findings(step, seen))
+            raise Broken(f"{step}: {settled}", findings=_findings(step, settled.seen))
         if settled.first.unclear:
             base.inconclusive(f"{step}: {settled.first.unclear[0]}")
         return settled

@@ -7,6 +7,7 @@ virtual function, what counts is when a client's kernel learns of it.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from typing import Any
@@ -23,9 +24,10 @@ PAUSE = 0.02
 class Away:
     """Connects again and again while the ``with`` block runs.
 
-    ``longest``: seconds between the last success before the longest gap and the first after it
-    (or the end, if there was none).
+    ``longest``: seconds between the last success before the longest gap (or the beginning) and the
+    first after it (or the end, if there was none).
     ``successes``: time.monotonic() of each.
+    ``failed``: why it saw nothing of the rest, None when it saw all: whoever reports says so.
     """
 
     def __init__(self, vantage: Vantage, destination: str, port: int, source: str) -> None:
@@ -33,36 +35,36 @@ class Away:
         self._target: dict[str, Any] = {"address": destination, "port": port, "source": source}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._failed: Exception | None = None
+        self.failed: errors.WireError | None = None
         self.successes: list[float] = []
         self.attempts = 0
-        self._over = 0.0
+        self._started = self._over = 0.0
 
     def _run(self) -> None:
         while not self._ended.wait(PAUSE):
             try:
                 done, _ = self._agent.call("connect", timeout=ATTEMPT, **self._target)
             except errors.WireError as error:
-                self._failed = error
+                self._over = time.monotonic()
+                self.failed = error
                 return
             self.attempts += 1
             if done["outcome"] == "connected":
                 self.successes.append(time.monotonic())
 
     def __enter__(self) -> Away:
+        self._started = time.monotonic()
         self._thread.start()
         return self
 
     def __exit__(self, *_exc) -> None:
         self._ended.set()
         self._thread.join(ATTEMPT + 10)
-        self._over = time.monotonic()
+        if self.failed is None:
+            self._over = time.monotonic()
         self._agent.close()
-        if self._failed is not None and _exc[0] is None:
-            raise self._failed
 
     @property
     def longest(self) -> float:
-        times = [*self.successes, self._over] if self.successes else []
-        pairs = zip(times, times[1:], strict=False)
-        return max((after - before for before, after in pairs), default=0.0)
+        times = [self._started, *self.successes, self._over]
+        return max(after - before for before, after in itertools.pairwise(times))

@@ -19,6 +19,7 @@ On anything but success the evidence is collected first, then Tempest sees the e
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import time
 import unittest
@@ -45,6 +46,7 @@ from sriov_lb_tests.verdicts.model import (
 )
 
 CONF = config.CONF
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,6 @@ class SriovLbTest(tempest_test.BaseTestCase):
         self.seen: dict[str, Any] = {}
         #: Load balancers whose API view is evidence when this test fails, by label.
         self.involved: dict[str, Any] = {}
-        self._not_supported = ""
 
     # --- what a test says ---------------------------------------------------------------
 
@@ -126,19 +127,18 @@ class SriovLbTest(tempest_test.BaseTestCase):
         self.evidence(path)
         return path
 
-    def not_supported(self, reason: str) -> None:
-        """The cloud refused honestly: the test ends well, the verdict is NOT_SUPPORTED."""
-        raise NotSupported(reason)
-
     # --- the verdict --------------------------------------------------------------------
 
     @contextmanager
     def _verdict(self, promise: Promise) -> Iterator[None]:
         started = time.time()
-        verdict, reason, defect = Verdict.PASS, "", None
+        # What is no Exception, such as Ctrl-C, leaves it at that.
+        verdict, reason, defect = Verdict.ERROR, "It was interrupted.", None
+        lacking = ""
         try:
             self._check_needs(promise.needs)
             yield
+            verdict, reason = Verdict.PASS, ""
         except unittest.SkipTest as skip:
             verdict, reason = Verdict.SKIPPED, str(skip)
             raise
@@ -147,7 +147,7 @@ class SriovLbTest(tempest_test.BaseTestCase):
         except Exception as error:
             verdict, reason = classify(error), str(error)
             self.seen.update(getattr(error, "seen", {}))
-            self._collect()
+            lacking = self._not_collected()
             if isinstance(error, KnownDefect):
                 defect = error.defect
             if verdict is not Verdict.FAIL:
@@ -172,7 +172,7 @@ class SriovLbTest(tempest_test.BaseTestCase):
                     sentence=promise.sentence,
                     verdict=verdict,
                     test=f"{type(self).__module__}.{type(self).__qualname__}.{self._testMethodName}",
-                    reason=reason,
+                    reason=reason + lacking,
                     evidence=[self.stage.recorder.relative(p) for p in self._evidence],
                     observations=self.seen,
                     defect=defect,
@@ -187,6 +187,15 @@ class SriovLbTest(tempest_test.BaseTestCase):
         return self.stage.registry.judge(
             promise.id, findings, self.seen, self.stage.octavia_release
         )
+
+    def _not_collected(self) -> str:
+        """Collect evidence; why that could not be done, "" when it was: the failure counts."""
+        try:
+            self._collect()
+        except Exception as error:
+            LOG.exception("Evidence could not be collected")
+            return f"\n\nEvidence could not be collected: {error}"
+        return ""
 
     def _collect(self) -> None:
         if self.involved:

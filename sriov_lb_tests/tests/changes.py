@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from types import TracebackType
 from typing import Any
 
 from sriov_lb_tests.packets.probe import Probe, tcp_syn
@@ -50,7 +51,7 @@ class Change:
     :param took_effect: for streams that began or ceased to pass: seconds from the request to the
         first, or last, answer.
     :param away: the longest time in which a client's kernel could not connect, seconds; measured
-        where the VIP moves to another MAC.
+        where the VIP moves to another MAC. ``blind``: why it saw nothing of the rest.
     :param connections: what became of connections that were open.
     :param rate: slots a second really used; ``lag`` the 99th percentile of lateness, seconds.
     """
@@ -63,9 +64,54 @@ class Change:
     took_effect: dict[str, float] = field(default_factory=dict)
     connections: dict[str, str] = field(default_factory=dict)
     away: float | None = None
+    blind: str = ""
     rate: float = 0.0
     lag: float = 0.0
     agreed: float | None = None
+
+
+class Broke:
+    """Keeps what breaks in the block, so that what a prober saw meanwhile is judged first.
+
+    ::
+
+        broke = Broke()
+        with vantage.prober(streams, ...) as probing:
+            with broke:
+                act()
+        ...                 # what probing.report says is a failure, whatever broke
+        broke.conclude()
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def __bool__(self) -> bool:
+        return self.error is not None
+
+    def __enter__(self) -> Broke:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if self.error is None:
+            self.error = error
+        else:
+            # The first one is what the test is about.
+            notes = getattr(self.error, "__notes__", [])
+            self.error.__notes__ = [*notes, f"Then: {error}"]
+        return True
+
+    def conclude(self) -> None:
+        """Raise the first that broke."""
+        if self.error is not None:
+            raise self.error
 
 
 class Changes(Agrees):
@@ -169,38 +215,45 @@ class Changes(Agrees):
         version = self.own.versions[0]
         where = self.own.vip(version), WEB, self.client.allowed(version)
         watch = Away(vantage, *where) if moves else nullcontext()
-        done, broke = None, None
+        done, broke, carried_out = None, Broke(), False
         with watch as away, vantage.prober(
             streams, forbidden=set(forbidden), flows=flows, rate=RATE, title=step,
             lasting=LONGEST, follow=moves or building, absent=building,
         ) as probing:  # fmt: skip
             # What passes before the change, and what does not, is seen first.
-            vantage.ask(control, tries=1)
+            with broke:
+                vantage.ask(control, tries=1)
             probing.mark("asked for")
             started = time.monotonic()
-            try:
-                done = act()
-            except Exception as error:
-                broke = error
+            if not broke:
+                with broke:
+                    done, carried_out = act(), True
             record.api = time.monotonic() - started
             probing.mark("ACTIVE")
-            vantage.ask(control, tries=1)
+            with broke:
+                vantage.ask(control, tries=1)
         report = probing.report
         self.keep(f"change-{len(self.changes):02d}.txt", f"{step}\n\n{report}")
         self.evidence(report.pcap)
-        record.away = away.longest if away is not None else None
+        if away is not None:
+            record.away = away.longest
+            record.blind = away.failed.message if away.failed is not None else ""
         self._read(record, report, allowed, opens, closes)
         looks = Looks()
         with looks:
-            # Of a change that was not carried out only what may never pass is judged.
-            wanted = ({}, {}) if broke else (opens, closes)
+            # Of a change that was not carried out only what may never pass is judged. Of one that
+            # was, and not watched to the end, nobody knows what opened.
+            wanted = ({} if broke else opens, closes if carried_out else {})
             found = self._findings(step, name, report, *wanted, about(report), refusing)
             if found:
                 raise Broken("\n".join([*found, str(report)]), findings=found)
         with looks:
-            if broke is not None:
-                raise broke
+            broke.conclude()
             self._conclusive(step, report, closes)
+        with looks:
+            if record.blind:
+                base.inconclusive(f"{step}: for how long a client could not connect was not seen "
+                                  f"to the end: {record.blind}")  # fmt: skip
         if agree:
             with looks:
                 found = self.agrees(self.own.bare, step, ports=ports, only=only)
@@ -226,6 +279,7 @@ class Changes(Agrees):
         words = f"API {record.api:.1f} s"
         if record.away is not None:
             words += f", a client could not connect for {record.away:.1f} s"
+            words += " (not seen to the end)" if record.blind else ""
         elif longest is not None:
             words += f", allowed traffic interrupted {longest * 1000:.0f} ms"
         for name, state in record.connections.items():

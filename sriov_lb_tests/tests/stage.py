@@ -45,6 +45,7 @@ class Stage:
         group = CONF.sriov_lb
         config_check.check(group)
         self.run = run.join(Path(group.artifacts_dir), group.run_id, new_run_id())
+        self.turn = run.Turn(self.run.folder)
         self.recorder = record.Recorder(self.run.folder)
         global _recorder
         _recorder = self.recorder
@@ -70,6 +71,8 @@ class Stage:
             # Enough to look around, and to undo what the next step makes, should it fail half-way.
             self.clouds = Clouds(member=admin, admin=admin)
             self._look_around(group)
+        if group.mode == "admin":
+            self.turn.take(_waiting)
         member, self._provider = credentials.member(CONF, admin, self.ledger)
         self.clouds = Clouds(member=member, admin=admin)
         who = {"member": connect.identity(self.clouds.member)}
@@ -234,11 +237,19 @@ class Stage:
 
     def close(self) -> None:
         """Undo everything, say so in the record, and write the table."""
+        try:
+            self._undo()
+        finally:
+            self.turn.give()
+
+    def _undo(self) -> None:
         started = time.time()
-        for closer in reversed(self._closers):
-            closer()
-        for host in self._hosts.values():
-            host.close()
+        for closer in (*reversed(self._closers), *(one.close for one in self._hosts.values())):
+            try:
+                closer()
+            except Exception:
+                # A guest may have died; what was made is undone all the same.
+                LOG.exception("%s broke; the clean-up goes on", closer)
         failed: list[sweep.Leftover] = []
         if self.ledger.open_entries and self.clouds is not None:
             failed = sweep.undo(
@@ -291,6 +302,15 @@ class Stage:
         page = report.write(self.run.folder)
         rows = table.rows(record.read(self.run.folder)[1])
         print(f"\nsriov_lb: {table.summary(rows)}\nsriov_lb: report: {page}", file=sys.stderr)
+
+
+def _waiting() -> None:
+    """Tempest starts a worker for each CPU unless told otherwise."""
+    print(
+        "sriov_lb: another worker of this run is at work on the same networks and hosts; this one "
+        "goes on when it has ended. --concurrency 1 makes one worker only, which is quicker.",
+        file=sys.stderr,
+    )
 
 
 _recorder: record.Recorder | None = None

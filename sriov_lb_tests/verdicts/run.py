@@ -13,6 +13,7 @@ import fcntl
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,35 @@ class Run:
         path = self.folder.joinpath(*(re.sub(r"[^\w.-]+", "-", part) for part in parts))
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+class Turn:
+    """One process of a run at a time: networks, VFs and hosts are the same for all of them.
+
+    :param folder: of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / ".turn"
+        self._fd: int | None = None
+
+    def take(self, waiting: Callable[[], None]) -> None:
+        """Wait until no other process has it.
+
+        :param waiting: called once, if there is one that has.
+        """
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+
+    def give(self) -> None:
+        """Let the next have it; a process that ends does so in any case."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
 
 def join(artifacts: Path, fixed_id: str, new_id: str) -> Run:

@@ -281,7 +281,15 @@ class SshHost(AgentHost):
 
     def _open(self) -> paramiko.Channel:
         self.connect()
-        return self._client.get_transport().open_session(timeout=30.0)
+        try:
+            return self._client.get_transport().open_session(timeout=30.0)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            # A guest that died is only missed some keepalives later.
+            raise errors.GuestUnreachable(
+                f"{self.name} was connected by ssh and opens no session any more: "
+                f"{str(error).rstrip('.') or type(error).__name__}.",
+                remedy="Look at the instance's console log: it may have died or been rebooted.",
+            ) from error
 
     def _as_root(self, argv: Sequence[str]) -> list[str]:
         return list(argv) if self.user == "root" else ["sudo", "-n", "--", *argv]

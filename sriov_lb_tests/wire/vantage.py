@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.packets.catalogue.case import Flow
@@ -59,6 +60,7 @@ class Vantage:
     :param next_hop: address of the router for destinations that are not on the link; by default
         every destination is taken to be on the link.
     :param timeout: seconds to wait for a control, and for the answer to a probe without one.
+    :param attempts: how often each probe is sent in one go; one lost frame is no drop.
     :param quiet: seconds of silence after which a probe counts as not answered; the control's
         answer after that is what gives the silence its meaning.
     """
@@ -74,12 +76,13 @@ class Vantage:
         netns: str | None = None,
         timeout: float = 0.4,
         quiet: float = 0.2,
+        attempts: int = 3,
     ) -> None:
         self.host = host
         self.archive = Archive(Path(artefacts))
         self.identities = Identities(run_id or secrets.token_hex(8))
         self.next_hop, self.netns = next_hop, netns
-        self.timeout, self.quiet = timeout, quiet
+        self.timeout, self.quiet, self.attempts = timeout, quiet, attempts
         self.agent = host.open_agent(netns=netns)
         self._played: set[str] = set()
         try:
@@ -202,13 +205,18 @@ class Vantage:
     # questions
 
     def ask(
-        self, probe: Probe, *, control: Probe | None = None, attempts: int = 3, tries: int = 2
+        self,
+        probe: Probe,
+        *,
+        control: Probe | None = None,
+        attempts: int | None = None,
+        tries: int = 2,
     ) -> Observation:
         """What becomes of a probe.
 
         :param control: a probe that differs from this one in what is under test and that must be
             answered; without it silence is INCONCLUSIVE.
-        :param attempts: how often the probe is sent in one go; one lost frame is no drop.
+        :param attempts: of this probe; None: as many as of any.
         :param tries: how often everything is repeated while it is INCONCLUSIVE for want of an
             answered control.
         """
@@ -218,7 +226,7 @@ class Vantage:
         self,
         questions: Sequence[tuple[Probe, Probe | None]],
         *,
-        attempts: int = 3,
+        attempts: int | None = None,
         tries: int = 2,
         group: int = 32,
     ) -> list[Observation]:
@@ -226,6 +234,7 @@ class Vantage:
 
         :return: observations in the order of the questions.
         """
+        attempts = attempts or self.attempts
         found: list[Observation] = []
         for start in range(0, len(questions), group):
             batch = [
@@ -541,3 +550,18 @@ class Vantage:
         )
         lowered = {name.lower(): value for name, value in done["headers"].items()}
         return HttpAnswer(done["status"], lowered, content, done["seconds"])
+
+    def http_or_why(
+        self, destination: str, port: int, **options: Any
+    ) -> tuple[HttpAnswer | None, str]:
+        """The answer to a request and "", or None and why there is none.
+
+        :param options: as for :meth:`http`.
+        :raises AgentFailed: nothing was asked: the agent is gone.
+        """
+        try:
+            return self.http(destination, port, **options), ""
+        except errors.AgentFailed as error:
+            if self.agent.closed:
+                raise
+            return None, error.message

@@ -25,7 +25,12 @@ class LifecycleTest(Changes, base.SriovLbTest):
     @classmethod
     def resource_setup(cls) -> None:
         super().resource_setup()
-        cls.own = Own(scene.of(cls.stage), cls.WHAT, cls.TOPOLOGY)
+        try:
+            # It asks which subnets the VIP network has, and the first to ask makes that.
+            cls.own = Own(scene.of(cls.stage), cls.WHAT, cls.TOPOLOGY)
+        except Exception as error:
+            cls._record_all(error)
+            raise
 
     @classmethod
     def resource_cleanup(cls) -> None:
@@ -58,6 +63,7 @@ class LifecycleTest(Changes, base.SriovLbTest):
         return lb
 
     def _collect(self) -> None:
-        super()._collect()
+        # First: without evidence, too, nobody is to get what a test failed on.
         if not self.harmless:
             self.own.damage("a test failed on it")
+        super()._collect()

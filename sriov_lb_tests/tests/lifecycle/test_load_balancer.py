@@ -38,9 +38,11 @@ class TestLoadBalancerLifecycle(LifecycleTest):
         vip, source = self.own.vip(version), self.client.allowed(version)
         answered: dict[str, int] = {}
         for _ in range(6):
-            answer = self.client.vantage.http(vip, WEB, source=source)
-            if answer.status != 200:
-                self.fail(f"{step}: a request to {vip} was to be answered with 200: {answer}.")
+            answer, why = self.client.vantage.http_or_why(vip, WEB, source=source)
+            if answer is None or answer.status != 200:
+                self.fail(
+                    f"{step}: a request to {vip} was to be answered with 200: {answer or why}"
+                )
             name = answer.headers.get(backend.HEADER, "")
             answered[name] = answered.get(name, 0) + 1
         return answered
@@ -268,11 +270,13 @@ class TestWholeLoadBalancer(LifecycleTest):
             building=True,
         )  # fmt: skip
         version = own.versions[0]
-        answer = self.client.vantage.http(
+        answer, why = self.client.vantage.http_or_why(
             own.vip(version), WEB, source=self.client.allowed(version)
         )
-        if answer.status != 200:
-            self.fail(f"A request to {own.vip(version)} was to be answered with 200: {answer}.")
+        if answer is None or answer.status != 200:
+            self.fail(
+                f"A request to {own.vip(version)} was to be answered with 200: {answer or why}"
+            )
         vips = [own.vip(version) for version in own.versions]
         self.involved = {}
         self.change("It was deleted", own.close, agree=False)

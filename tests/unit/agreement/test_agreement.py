@@ -20,6 +20,8 @@ from sriov_lb_tests.amphora import Amphora
 from sriov_lb_tests.packets.probe import Identities, Link
 from sriov_lb_tests.policy.model import Promise
 from sriov_lb_tests.policy.packet import Packet
+from sriov_lb_tests.tests.agreement import Agrees
+from sriov_lb_tests.verdicts.model import Broken
 from sriov_lb_tests.wire.fake import FakeHost
 from sriov_lb_tests.wire.vantage import Vantage
 
@@ -415,6 +417,9 @@ def test_a_look_that_breaks_takes_nothing_back():
 
     settled = settle(look)
     assert settled.first is bad and settled.late is None and not settled.agreed
+    looks = iter([bad, Agreement("lb", (Finding(View.WIRE, False, None, "it is shut"),))])
+    assert [one.explanation for one in settle(look).seen.findings] == [
+        "it came through", "it is shut"]  # fmt: skip
 
 
 # --- ruleset ---------------------------------------------------------------------------------
@@ -500,3 +505,64 @@ def test_agreement_that_never_comes():
     settled = sequence(bad())
     assert not settled.agreed and settled.late is None
     assert str(settled).startswith("Load balancer lb lets in TCP port 80")
+
+
+def port(number, text="it came through", too_open=True):
+    packet = Packet("eth1", DENIED, VIP, 6, dport=number)
+    return Finding(View.WIRE, too_open, packet, f"port {number}: {text}")
+
+
+def test_what_the_first_look_found_is_not_lost_when_the_last_one_finds_less():
+    first, last = (port(80, "known"), port(81)), (port(80, "known, again"), port(82, "shut", False))
+    settled = sequence(Agreement("lb", first), Agreement("lb", last))
+    said = ["port 80: known", "port 81: it came through", "port 82: shut"]
+    assert [one.explanation for one in settled.seen.findings] == said
+    assert all(text in str(settled) for text in said) and "again" not in str(settled)
+
+
+class Seen(Agrees):
+    """A test whose looks find what it is told to."""
+
+    def __init__(self, *found):
+        self.found, self.seen, self.kept = list(found), {}, {}
+
+    def look(self, lb, **options):
+        return self.found.pop(0) if len(self.found) > 1 else self.found[0]
+
+    def keep(self, name, content):
+        self.kept[name] = content
+
+
+def test_a_hole_that_was_there_for_a_moment_is_a_finding_of_the_test():
+    test = Seen(Agreement("lb", (port(80), port(81))), Agreement("lb", (port(80),)))
+    with pytest.raises(Broken, match="port 81") as raised:
+        test.agrees(None, "A step", patience=0.01)
+    assert [text.split(": ")[2] for text in raised.value.findings] == ["port 80", "port 81"]
+    assert len(test.kept["agreement-01.json"]["findings"]) == 2
+    late = Seen(Agreement("lb", (port(80),)), Agreement("lb"))
+    with pytest.raises(Broken, match="that was over") as raised:
+        late.agrees(None, "A step", patience=5)
+    assert len(raised.value.findings) == 1
+
+
+LINK = "198.51.100.0/24"
+
+
+@pytest.mark.parametrize(
+    ("project", "admin", "links"),
+    [("mine", None, [LINK]), ("theirs", None, []), ("theirs", "an administrator", [LINK])],
+)
+def test_nobodys_address_is_pretended_where_neutron_hides_who_is_there(
+    vantage, project, admin, links
+):
+    ports = [SimpleNamespace(fixed_ips=[{"ip_address": "198.51.100.12"}])]
+    network = SimpleNamespace(ports=lambda network_id: ports)
+    cloud = SimpleNamespace(network=network, current_project_id="mine")
+    test = Seen()
+    test.stage = SimpleNamespace(clouds=SimpleNamespace(member=cloud, admin=admin and cloud))
+    subnet = SimpleNamespace(cidr=LINK, gateway_ip="198.51.100.1")
+    net = SimpleNamespace(network=SimpleNamespace(id="n", project_id=project), subnets={4: subnet})
+    test.site = SimpleNamespace(vip_net=net)
+    reach = test.reach(subject(listener()), vantage)
+    assert list(reach.links) == links and reach.own == (ALLOWED, DENIED)
+    assert {"198.51.100.12", "198.51.100.1", VIP, OWN} <= reach.taken

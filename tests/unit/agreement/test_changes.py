@@ -2,14 +2,16 @@
 """What is concluded from a change that was watched; no network, no cloud."""
 
 import contextlib
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 
+from sriov_lb_tests import errors
 from sriov_lb_tests.agreement import Reach
 from sriov_lb_tests.tests.away import Away
-from sriov_lb_tests.tests.changes import LONGEST, Changes
+from sriov_lb_tests.tests.changes import LONGEST, Broke, Changes
 from sriov_lb_tests.tests.lifecycle.test_amphora import MOMENT, age_of_first_process, ending
 from sriov_lb_tests.tests.looks import Looks
 from sriov_lb_tests.verdicts.model import Broken, Inconclusive
@@ -143,6 +145,7 @@ class Watched(Changes):
         )  # fmt: skip
         self.begin()
         self.seen, self.kept, self.probed = {}, [], []
+        self.asks, self.agent = [], None
 
     @property
     def client(self):
@@ -151,7 +154,12 @@ class Watched(Changes):
             self.probed.append((streams, options))
             yield SimpleNamespace(mark=lambda name: None, report=self.found)
 
-        vantage = SimpleNamespace(prober=prober, ask=lambda *a, **k: None)
+        def ask(*args, **options):
+            if self.asks and (error := self.asks.pop(0)):
+                raise error
+
+        host = SimpleNamespace(open_agent=lambda netns: self.agent)
+        vantage = SimpleNamespace(prober=prober, ask=ask, host=host, netns=None)
         return SimpleNamespace(vantage=vantage, allowed=lambda version: "192.0.2.2")
 
     def keep(self, name, content):
@@ -216,6 +224,48 @@ def test_what_a_prober_saw_outlives_a_change_that_breaks():
     with pytest.raises(OSError, match="Octavia said no"):
         Watched().change("A step", refuse, agree=False)
     assert Watched().change("A step", lambda: "done", agree=False) == "done"
+
+
+@pytest.mark.parametrize("asks", [[errors.CaptureFailed("it lost 3 frames")],
+                                  [None, errors.CaptureFailed("it lost 3 frames")]])  # fmt: skip
+def test_what_a_prober_saw_outlives_a_control_that_breaks(asks):
+    seen, acted = Watched("SYN-ACK"), []
+    seen.asks = list(asks)
+    with pytest.raises(Broken, match="let in what may not pass.*(?s:.*)broke: it lost 3 frames"):
+        seen.change("A step", lambda: acted.append(1), agree=False)
+    # Without a look before it there is no change.
+    assert len(acted) == len(asks) - 1
+    alone = Watched()
+    alone.asks = list(asks)
+    with pytest.raises(errors.CaptureFailed):
+        alone.change("A step", lambda: None, agree=False)
+
+
+def test_of_a_change_that_was_not_watched_to_the_end_what_passes_late_is_said():
+    seen = Watched()
+    times = {"first_ns": SECOND // 2, "last_ns": 7 * SECOND, "served_ns": SECOND // 2}
+    seen.found.streams["c"] = SimpleNamespace(sent=9, probe="SYN of c", **times)
+    never = {"first_ns": 0, "last_ns": 0, "served_ns": 0}
+    seen.found.streams["o"] = SimpleNamespace(sent=9, probe="SYN of o", **never)
+    seen.asks = [None, errors.CaptureFailed("it lost 3 frames")]
+    with pytest.raises(Broken, match="SYN of c may not pass once the API says ACTIVE") as raised:
+        seen.change("A step", lambda: None, agree=False, opens={"o": 1}, closes={"c": 1})
+    assert len(raised.value.findings) == 1, "nobody knows what opened"
+
+
+def test_of_what_breaks_the_first_is_told_and_the_next_is_noted():
+    broke = Broke()
+    assert not broke
+    broke.conclude()
+    for text in ("first", "second"):
+        with broke:
+            raise OSError(text)
+    assert broke
+    with pytest.raises(OSError, match="first") as raised:
+        broke.conclude()
+    assert raised.value.__notes__ == ["Then: second"]
+    with pytest.raises(KeyboardInterrupt), Broke():
+        raise KeyboardInterrupt
 
 
 def test_what_breaks_later_takes_nothing_back():
@@ -309,3 +359,65 @@ def test_away_is_the_longest_time_without_a_connection():
     assert kernel.closed and away.attempts >= 9
     steps = sorted(b - a for a, b in zip(away.successes, away.successes[1:], strict=False))
     assert away.longest == steps[-1] > 0.08, "three attempts and the pauses between them"
+
+
+def watched_by(kernel):
+    vantage = SimpleNamespace(netns=None, host=SimpleNamespace(open_agent=lambda netns: kernel))
+    return Away(vantage, "192.0.2.1", 80, "192.0.2.2")
+
+
+def until_called(kernel, calls):
+    deadline = time.monotonic() + 5
+    while kernel.calls < calls and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_who_never_connected_was_away_all_the_while():
+    kernel = Kernel()
+    kernel.call = lambda op, **arguments: ({"outcome": "silent"}, b"")
+    with watched_by(kernel) as away:
+        time.sleep(0.1)
+    assert not away.successes and away.failed is None
+    assert away.longest >= 0.1
+
+
+def test_the_time_before_the_first_connection_counts():
+    kernel = Kernel()
+    kernel.calls = 2  # the outage is first
+    with watched_by(kernel) as away:
+        until_called(kernel, 9)
+    assert away.longest >= away.successes[0] - away._started > 0.05
+
+
+class Dying(Kernel):
+    """Ends at the third request."""
+
+    def __init__(self):
+        super().__init__()
+        self.died = threading.Event()
+
+    def call(self, op, **arguments):
+        if self.calls == 2:
+            self.died.set()
+            raise errors.AgentFailed("the guest is gone")
+        return super().call(op, **arguments)
+
+
+def test_an_agent_that_dies_is_told_and_raises_nothing():
+    with watched_by(Dying()) as away:
+        away._thread.join(5)
+        time.sleep(0.3)
+    assert len(away.successes) == 2 and away.longest < 0.3, "nobody looked any more"
+    assert away.failed.message == "the guest is gone"
+
+
+def test_what_a_prober_saw_outlives_a_client_that_ends():
+    def step(*texts):
+        seen = Watched(*texts)
+        seen.agent = Dying()
+        seen.change("A step", lambda: seen.agent.died.wait(5), agree=False, moves=True)
+
+    with pytest.raises(Broken, match="let in what may not pass"):
+        step("SYN-ACK")
+    with pytest.raises(Inconclusive, match="not seen to the end: the guest is gone"):
+        step()

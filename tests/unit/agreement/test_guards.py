@@ -163,11 +163,38 @@ def test_what_is_built_in_one_request_is_watched_from_the_beginning(monkeypatch)
     test.own.scene, test.own.close = SimpleNamespace(members=[]), None
     test.own.cidrs = lambda *which: []
     test.stage = SimpleNamespace(ledger=SimpleNamespace(name=str))
-    answer = SimpleNamespace(status=200)
-    vantage = SimpleNamespace(http=lambda *a, **k: answer)
+    answer = SimpleNamespace(status=200), ""
+    vantage = SimpleNamespace(http_or_why=lambda *a, **k: answer)
     client = SimpleNamespace(vantage=vantage, allowed=SOURCES.get)
     monkeypatch.setattr(case, "client", client)
     monkeypatch.setattr(test, "gone", lambda vip: True)
     (_, built), _ = recorded.run()
     assert built["building"] and not built["web"]
     assert to(built["opens"]) == {WEB: {"allowed"}, OTHER: {"allowed", "denied"}}
+    answer = None, "it timed out"
+    with pytest.raises(AssertionError, match="was to be answered with 200: it timed out"):
+        recorded.run()
+
+
+def test_a_request_that_nobody_answers_is_a_failure(monkeypatch):
+    case = test_load_balancer.TestLoadBalancerLifecycle
+    test = Recorded(case, "test_load_balancer_renamed_disabled_enabled").test
+    vantage = SimpleNamespace(http_or_why=lambda *a, **k: (None, "it timed out"))
+    monkeypatch.setattr(case, "client", SimpleNamespace(vantage=vantage, allowed=SOURCES.get))
+    with pytest.raises(AssertionError, match="It was enabled: .* with 200: it timed out"):
+        test.requests("It was enabled")
+
+
+@pytest.mark.parametrize("left", [[], ["a1", "a2"]])
+def test_a_failover_leaves_one_amphora(monkeypatch, left):
+    test = Recorded(test_amphora.TestAmphoraLifecycle, "test_amphora_failover").test
+    test.own.bare = SimpleNamespace(id="lb")
+    counted = [["old"], left]
+    test.lbs.amphorae = lambda lb: [SimpleNamespace(id=one) for one in counted.pop(0)]
+    agreed = []
+    monkeypatch.setattr(test, "agrees", lambda lb, step: agreed.append(step))
+    monkeypatch.setattr(test, "serving", lambda versions: True)
+    said = ", ".join(left) or "none"
+    with pytest.raises(AssertionError, match=f"has {len(left)} in use by the API: {said}.$"):
+        test.replaced("It was failed over", None)
+    assert agreed == ["It was failed over"]

@@ -10,8 +10,15 @@ import pytest
 from sriov_lb_tests import errors
 from sriov_lb_tests.tests import base, scene, stage
 from sriov_lb_tests.tests.base import requirement
+from sriov_lb_tests.tests.lifecycle import base as lifecycle
 from sriov_lb_tests.verdicts import defects, record
-from sriov_lb_tests.verdicts.model import Broken, KnownDefect, NotEnforced, Verdict
+from sriov_lb_tests.verdicts.model import (
+    Broken,
+    KnownDefect,
+    NotEnforced,
+    NotSupported,
+    Verdict,
+)
 
 
 class Probe(base.SriovLbTest):
@@ -107,8 +114,16 @@ def test_each_end_has_its_verdict_and_tempest_sees_the_same_exception(run, error
     assert seen is error
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+def test_what_was_interrupted_did_not_pass(run, tmp_path, error):
+    with pytest.raises(type(error)):
+        run(raising(error))
+    (written,) = record.read(tmp_path)[1]
+    assert (written.verdict, written.reason) == (Verdict.ERROR, "It was interrupted.")
+
+
 def test_an_honest_refusal_is_recorded_and_the_test_ends_well(run):
-    written, seen, _ = run(lambda test: test.not_supported("Octavia says 501"))
+    written, seen, _ = run(raising(NotSupported("Octavia says 501")))
     assert (written.verdict, written.reason, seen) == (
         Verdict.NOT_SUPPORTED,
         "Octavia says 501",
@@ -127,6 +142,72 @@ def test_evidence_is_collected_before_tempest_hears_of_the_failure(run):
     assert written.evidence == ["probe.txt", "view.json"]
 
 
+def broken_collect(test):
+    """No SDK error and none of ours, as keystoneauth's and paramiko's are."""
+    test.involved = {"lb": object()}
+    test.stage.collect = raising_call(ConnectionResetError("keystone is away"))
+
+
+def test_evidence_that_cannot_be_collected_takes_no_verdict_away(run):
+    failure = AssertionError("it was let in")
+
+    def action(test):
+        broken_collect(test)
+        raise failure
+
+    written, seen, _ = run(action)
+    assert (written.verdict, seen) == (Verdict.FAIL, failure)
+    assert written.reason == (
+        "it was let in\n\nEvidence could not be collected: keystone is away"
+    )
+
+
+def test_without_evidence_a_known_defect_is_known_all_the_same(run, notrack):
+    def action(test):
+        broken_collect(test)
+        raise Broken(EAST, findings=[EAST])
+
+    written, _, _ = run(action)
+    assert (written.verdict, written.defect) == (Verdict.KNOWN_DEFECT, "OCTAVIA-MEMBER-NOTRACK")
+    assert written.reason.endswith("\n\nEvidence could not be collected: keystone is away")
+
+
+def test_a_load_balancer_that_a_test_failed_on_is_not_handed_on_for_want_of_evidence():
+    class Life(lifecycle.LifecycleTest):
+        __test__ = False
+
+        def test_it(self):
+            """Not run."""
+
+    test, why = Life("test_it"), []
+    test.harmless, test.own = False, SimpleNamespace(damage=why.append)
+    broken_collect_of = SimpleNamespace(collect=raising_call(OSError("no ssh")))
+    test.stage, test.involved, test.folder = broken_collect_of, {"lb": object()}, None
+    assert "no ssh" in test._not_collected()
+    assert why == ["a test failed on it"]
+
+
+def test_each_promise_of_a_class_that_cannot_start_is_in_the_record(tmp_path, monkeypatch):
+    class Life(lifecycle.LifecycleTest):
+        __test__ = False
+
+        @requirement("LIF-900", "A promise.")
+        def test_it(self):
+            """Not run."""
+
+    quota = errors.QuotaExceeded("no more networks")
+    monkeypatch.setattr(base.SriovLbTest, "resource_setup", classmethod(lambda cls: None))
+    monkeypatch.setattr(stage, "_recorder", record.Recorder(tmp_path))
+    monkeypatch.setattr(lifecycle, "Own", raising_call(quota))
+    monkeypatch.setattr(lifecycle.scene, "of", lambda on: None)
+    Life.stage = None
+    with pytest.raises(errors.QuotaExceeded):
+        Life.resource_setup()
+    (written,) = record.read(tmp_path)[1]
+    assert (written.requirement, written.verdict) == ("LIF-900", Verdict.ERROR)
+    assert "no more networks" in written.reason
+
+
 def test_what_a_test_needs_is_checked_first(run):
     written, seen, _ = run(None, "test_needs")
     assert written.verdict is Verdict.SKIPPED
@@ -143,7 +224,7 @@ def listener_broken(normal):
 
 
 def raising_call(error):
-    def call():
+    def call(*_args):
         raise error
 
     return call

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import multiprocessing
+import threading
 
 import pytest
 
@@ -17,6 +18,33 @@ def write_many(folder, worker):
     recorder = record.Recorder(folder)
     for number in range(50):
         recorder.append(result(worker * 100 + number))
+
+
+def take_and_wait(folder, taken, go):
+    run.Turn(folder).take(lambda: None)
+    taken.set()
+    go.wait(20)
+
+
+def test_one_process_of_a_run_at_a_time(tmp_path):
+    """Also when the one before was killed."""
+    context = multiprocessing.get_context("fork")
+    taken, go = context.Event(), context.Event()
+    first = context.Process(target=take_and_wait, args=(tmp_path, taken, go))
+    first.start()
+    assert taken.wait(20)
+    told, turn = [], run.Turn(tmp_path)
+    second = threading.Thread(target=lambda: (turn.take(lambda: told.append(1)), told.append(2)))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive() and told == [1]
+    first.kill()
+    second.join(20)
+    assert told == [1, 2]
+    first.join()
+    turn.give()
+    run.Turn(tmp_path).take(lambda: told.append(3))
+    assert told == [1, 2]
 
 
 def test_parallel_workers_do_not_mix_their_lines(tmp_path):

@@ -95,3 +95,30 @@ def test_pins_are_kept_and_a_changed_key_is_refused(tmp_path):
 def test_root_needs_no_sudo(key_file):
     assert SshHost("h", user="root", key_file=key_file)._as_root(["nft"]) == ["nft"]
     assert SshHost("h", user="debian", key_file=key_file)._as_root(["nft"])[:2] == ["sudo", "-n"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [(paramiko.SSHException("Timeout opening channel."), "Timeout opening channel"),
+     (EOFError(), "EOFError")],
+)  # fmt: skip
+def test_a_guest_that_died_behind_its_connection_is_an_error_of_ours(key_file, outcome, words):
+    class Transport:
+        def is_active(self):
+            return True
+
+        def open_session(self, timeout):
+            raise outcome
+
+    class Client:
+        def get_transport(self):
+            return Transport()
+
+        def close(self):
+            pass
+
+    made = host(key_file, None, name="guest-1")
+    made._client = Client()
+    for use in (made.run, made.open_channel):
+        with pytest.raises(errors.GuestUnreachable, match=f"guest-1 .* any more: {words}\\."):
+            use(["true"])

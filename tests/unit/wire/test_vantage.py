@@ -181,3 +181,22 @@ def test_evidence_that_cannot_be_kept_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(errors.CaptureFailed, match="cannot be made"):
         Vantage(FakeHost(interfaces=interfaces()), "eth1", artefacts=tmp_path / "file" / "x")
+
+
+def test_a_request_has_an_answer_or_why_there_is_none(vantage, monkeypatch):
+    refused = "The agent on fake refused http: GET /: timed out."
+    done = [({"status": 200, "headers": {"Server": "x"}, "seconds": 0.1}, b"hello")]
+
+    def call(op, body=b"", **arguments):
+        assert (op, arguments["port"], arguments["timeout"]) == ("http", 80, 2.0)
+        if not done:
+            raise errors.AgentFailed(refused)
+        return done.pop()
+
+    monkeypatch.setattr(vantage.agent, "call", call)
+    answer, why = vantage.http_or_why(VIP, 80, timeout=2.0)
+    assert (answer.status, answer.text, answer.headers, why) == (200, "hello", {"server": "x"}, "")
+    assert vantage.http_or_why(VIP, 80, timeout=2.0) == (None, refused)
+    vantage.agent.closed = True
+    with pytest.raises(errors.AgentFailed):
+        vantage.http_or_why(VIP, 80, timeout=2.0)

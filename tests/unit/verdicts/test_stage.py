@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a process: what was made is undone, whatever else breaks."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from sriov_lb_tests import errors
+from sriov_lb_tests.tests import stage
+from sriov_lb_tests.verdicts.model import Verdict
+
+
+@pytest.fixture
+def ending(monkeypatch):
+    """A stage with something to undo, and in ``done`` what its end did."""
+    done = []
+    made = stage.Stage.__new__(stage.Stage)
+    made.turn = SimpleNamespace(give=lambda: done.append("turn"))
+    made.ledger = SimpleNamespace(
+        open_entries=["network"], entries=["network"], close=lambda: done.append("ledger")
+    )
+    made.clouds, made._provider, made._closers, made._hosts = object(), None, [], {}
+    made.recorder = SimpleNamespace(append=done.append)
+    made._remains = lambda: []
+    monkeypatch.setattr(stage.sweep, "undo", lambda *a, **k: done.append("undone") or [])
+    option = SimpleNamespace(delete_timeout=1, check_interval=1)
+    monkeypatch.setattr(stage, "CONF", SimpleNamespace(sriov_lb=option))
+    return made, done
+
+
+def test_a_dead_agent_or_host_keeps_nothing_from_being_undone(ending):
+    made, done = ending
+
+    def dead():
+        raise errors.AgentFailed("the guest is gone")
+
+    made.on_close(lambda: done.append("first"))
+    made.on_close(dead)
+    made._hosts = {
+        "a": SimpleNamespace(close=dead), "b": SimpleNamespace(close=lambda: done.append("host"))
+    }  # fmt: skip
+    made.close()
+    *before, said, ledger, turn = done
+    assert before == ["first", "host", "undone"]
+    assert (said.requirement, said.verdict) == ("RUN-001", Verdict.PASS)
+    assert (ledger, turn) == ("ledger", "turn")
+
+
+def test_the_turn_is_given_back_even_if_nothing_could_be_undone(ending, monkeypatch):
+    made, done = ending
+
+    def away(*_args, **_options):
+        raise errors.ApiUnreachable("the cloud is away")
+
+    monkeypatch.setattr(stage.sweep, "undo", away)
+    with pytest.raises(errors.ApiUnreachable):
+        made.close()
+    assert done == ["turn"]
