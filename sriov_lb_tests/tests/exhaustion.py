@@ -8,6 +8,7 @@ which: a leak of one cannot hide behind the others.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from sriov_lb_tests import errors
 from sriov_lb_tests.cloud import accounting, orphans
 from sriov_lb_tests.cloud.awaiting import until
 from sriov_lb_tests.tests.scene import Scene
+from sriov_lb_tests.verdicts.model import Broken, Inconclusive
 
 CONF = config.CONF
 
@@ -36,6 +38,7 @@ class Story:
     :param refused_state: its provisioning status in the end.
     :param refused_reason: all that the APIs tell of the reason.
     :param refused_left: what was left in Nova or Neutron, after its deletion too.
+    :param refused_unclear: why that cannot be told, "" if it can.
     :param returned: the slot that Nova granted after the first load balancer was deleted;
         None if it refused.
     :param beyond: a slot granted after that, which cannot be: nothing is left.
@@ -50,6 +53,7 @@ class Story:
     refused_state: str = ""
     refused_reason: str = ""
     refused_left: list[str] = field(default_factory=list)
+    refused_unclear: str = ""
     returned: str | None = None
     beyond: str | None = None
     cycles: list[tuple[list[str], list[str]]] = field(default_factory=list)
@@ -57,7 +61,10 @@ class Story:
 
 
 def tell(scene: Scene) -> Story:
-    """Fill the host of the spare load balancer, and see what happens there."""
+    """Fill the host of the spare load balancer, and see what happens there.
+
+    :raises StuckPending: before a VF was to come back, so nothing is known of that.
+    """
     site, admin = scene.site, scene.stage.clouds.by("admin")
     story = Story()
     lb = scene.spare
@@ -79,12 +86,13 @@ def tell(scene: Scene) -> Story:
         story.first_fill = list(probe.slots)
         _refuse(scene, story, flavor)
         site.lbs.delete(lb.id)
-        story.returned = probe.take_when_free()
-        story.beyond = probe.slots[-1] if probe.take() else None
-        while sum(len(before) for before, _ in story.cycles) < TIMES:
-            story.cycles.append(probe.swap())
-    except (errors.ResourceFault, errors.StuckPending) as error:
-        story.lost = error.message
+        try:
+            story.returned = probe.take_when_free()
+            story.beyond = probe.slots[-1] if probe.take() else None
+            while sum(len(before) for before, _ in story.cycles) < TIMES:
+                story.cycles.append(probe.swap())
+        except (errors.ResourceFault, errors.StuckPending) as error:
+            story.lost = error.message
     finally:
         probe.release()
     return story
@@ -96,7 +104,11 @@ def _refuse(scene: Scene, story: Story, flavor: str) -> None:
     story.refused, story.refused_state, story.refused_reason = fail_to_build(
         scene, flavor, "no-vf"
     )
-    story.refused_left = left_behind(scene, story.refused, before)
+    try:
+        story.refused_left = left_behind(scene, story.refused, before)
+    except Inconclusive as unclear:
+        # Of one promise; the others that this story is about can still be looked at.
+        story.refused_unclear = str(unclear)
 
 
 def fail_to_build(scene: Scene, flavor: str, what: str) -> tuple[Any, str, str]:
@@ -108,6 +120,8 @@ def fail_to_build(scene: Scene, flavor: str, what: str) -> tuple[Any, str, str]:
     )
     try:
         reason = lbs.wait_error(lb.id)
+    except errors.StuckPending as error:
+        reason = error.message
     except errors.ResourceFault:
         reason = ""
     return lb, lbs.show(lb.id).provisioning_status, reason
@@ -118,6 +132,8 @@ def left_behind(scene: Scene, lb: Any, before: set[orphans.Orphan]) -> list[str]
 
     A failed load balancer keeps its record and its VIP port until the user deletes it, but
     instances and ports of its amphorae must go by themselves.
+
+    :raises Inconclusive: nothing is left, but whether anything went by itself was not seen.
     """
     admin = scene.stage.clouds.by("admin")
     watch = scene.site.lbs.watches[lb.id]
@@ -137,18 +153,27 @@ def left_behind(scene: Scene, lb: Any, before: set[orphans.Orphan]) -> list[str]
             left.extend(f"Neutron port {port.name} ({port.id})" for port in ports)
         return not left
 
-    try:
+    # What does not go by itself is in ``left``.
+    with contextlib.suppress(errors.StuckPending):
         until(gone, what=f"what was made for load balancer {lb.id} to be gone", timeout=60)
-    except errors.StuckPending:
-        return left
-    scene.site.lbs.delete(lb.id)
-    return sorted(map(str, orphans.find(admin) - before))
+    try:
+        scene.site.lbs.delete(lb.id)
+    except errors.LeftBehind as error:
+        left += error.resources
+    left = left or sorted(map(str, orphans.since(admin, before)))
+    if not left and not watch.amphorae:
+        raise Inconclusive(
+            f"No amphora was seen of load balancer {lb.id} while it failed, so nobody can say "
+            "whether what was made for it went by itself."
+        )
+    return left
 
 
 def ten_load_balancers(scene: Scene) -> list[str]:
     """Ten load balancers in a row on the only free VF of a host; the slot that each had.
 
-    :raises ResourceFault: one found no VF: the one before did not give it back.
+    :raises Broken: one found no VF: the one before did not give it back.
+    :raises ResourceFault: the very first did not become ACTIVE.
     """
     site, admin = scene.site, scene.stage.clouds.by("admin")
     host = site.hosts[-1]
@@ -163,7 +188,7 @@ def ten_load_balancers(scene: Scene) -> list[str]:
         timeout=CONF.sriov_lb.server_build_timeout,
     )
     version = min(site.vip_net.subnets)
-    slots = []
+    slots: list[str] = []
     try:
         probe.fill()
         probe.give_back(list(probe.taken)[-1:])
@@ -171,10 +196,19 @@ def ten_load_balancers(scene: Scene) -> list[str]:
             lb = site.lbs.create(
                 subnet_id=site.vip_net.subnet(version).id, flavor_id=flavor, what=f"ten-{number}"
             )
-            site.lbs.wait(lb.id)
-            port_id = site.lbs.amphorae(lb.id)[0].vrrp_port_id
-            slots.append(admin.network.get_port(port_id).binding_profile["pci_slot"])
-            site.lbs.delete(lb.id)
+            try:
+                site.lbs.wait(lb.id)
+                port_id = site.lbs.amphorae(lb.id)[0].vrrp_port_id
+                slots.append(admin.network.get_port(port_id).binding_profile["pci_slot"])
+            except errors.ResourceFault as error:
+                if not slots:
+                    raise
+                raise Broken(
+                    f"Nova did not give {slots[-1]} of host {host} back after load balancer "
+                    f"{number - 1} of {TIMES} was deleted: {error.message}"
+                ) from error
+            finally:
+                site.lbs.delete(lb.id)
     finally:
         probe.release()
     return slots

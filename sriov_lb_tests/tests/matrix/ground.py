@@ -136,13 +136,15 @@ class Ground:
     @once
     def listener_on_a_normal_vip(self) -> str:
         """The control of listeners that fail on SR-IOV VIPs: the state of one on a normal VIP."""
-        lb = self.lbs.wait(self.site.ask_load_balancer("normal", what="matrix-control").id)
+        asked = self.site.ask_load_balancer("normal", what="matrix-control")
         try:
-            self.lbs.create_listener(lb, protocol="TCP", port=80)
-        except (errors.ResourceFault, errors.StuckPending):
-            return "ERROR"
+            lb = self.lbs.wait(asked.id)
+            try:
+                self.lbs.create_listener(lb, protocol="TCP", port=80)
+            except (errors.ResourceFault, errors.StuckPending):
+                return "ERROR"
         finally:
-            self.lbs.delete(lb.id)
+            self.lbs.delete(asked.id)
         return "ACTIVE"
 
     def normal_state(self, row: Row) -> str:
@@ -197,6 +199,7 @@ class Ground:
 class Balancer:
     """The load balancer of a row, with the listeners of its cells.
 
+    :param lb: None until it is asked for.
     :param ports: port by cell, for those whose listener is there.
     """
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 
-from sriov_lb_tests import errors
 from sriov_lb_tests.tests.matrix import member
 from sriov_lb_tests.tests.scene import Client
 
@@ -24,6 +23,7 @@ def through(
 
     :param name: of the member that has to answer.
     :param patience: seconds in which a silent listener is asked again.
+    :raises AgentFailed: nothing was asked: the client's agent is gone.
     """
     deadline = time.monotonic() + patience
     while True:
@@ -41,17 +41,16 @@ def _once(client: Client, protocol: str, vip: str, port: int, source: str, name:
             words = done.stderr.strip().splitlines()
             return f"{what} got no answer: {words[-1] if words else done.status}."
         return "" if done.stdout.startswith(name) else f"{what} was answered {done.stdout!r}."
-    try:
-        answer = client.vantage.http(
-            vip,
-            port,
-            "/metrics" if protocol == "PROMETHEUS" else "/",
-            source=source,
-            timeout=ONE,
-            tls=protocol in ("HTTPS", "TERMINATED_HTTPS"),
-        )
-    except errors.AgentFailed as error:
-        return f"{what} got no answer: {error.message}"
+    answer, why = client.vantage.http_or_why(
+        vip,
+        port,
+        path="/metrics" if protocol == "PROMETHEUS" else "/",
+        source=source,
+        timeout=ONE,
+        tls=protocol in ("HTTPS", "TERMINATED_HTTPS"),
+    )
+    if answer is None:
+        return f"{what} got no answer: {why}"
     if answer.status != 200:
         return f"{what} was answered with status {answer.status}: {answer.text[:80]!r}."
     if protocol == "PROMETHEUS":

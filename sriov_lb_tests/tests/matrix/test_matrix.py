@@ -62,16 +62,17 @@ SENTENCE = (
 class Outcome:
     """What became of a cell.
 
+    :param verdict: None as long as nobody has looked at it to the end.
     :param problems: sentences; what Octavia did wrong, and each request that failed.
     :param findings: what the comparison of policy, ruleset and wire found.
     :param notes: what the tests had to do about it; nobody's fault.
-    :param failed: how Octavia failed the listener, if it did.
+    :param failed: how Octavia failed the listener, if it did, until it is among the problems.
     :param judged: problems and findings as :meth:`TestMatrix.judge` puts them: what nobody knows
         yet first.
     """
 
     cell: Cell
-    verdict: Verdict = Verdict.PASS
+    verdict: Verdict | None = None
     problems: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -80,6 +81,10 @@ class Outcome:
     started: float = field(default_factory=time.time)
     failed: errors.SriovLbError | None = None
     judged: str = ""
+
+    @property
+    def broken(self) -> bool:
+        return self.verdict is not None and self.verdict.broken
 
     @property
     def reason(self) -> str:
@@ -197,13 +202,14 @@ class TestMatrix(Agrees, base.SriovLbTest):
         """Build the load balancer of a row, look at its cells, take it away."""
         ground = self.ground
         self.seen[f"row {row.number}"] = str(row)
-        _ = ground.client, ground.member
-        balancer = Balancer(ground, row, self._ahead.pop(row.number, None) or ground.ask(row))
-        if following and len(self._ahead) < 1 and row.vfs + following.vfs <= AHEAD:
-            self._ahead[following.number] = ground.ask(following)
-        self.involved = {f"matrix-{row.number}": balancer.lb}
+        balancer = Balancer(ground, row, self._ahead.pop(row.number, None))
         outcomes = [Outcome(cell, seen={"row": str(row)}) for cell in row.cells]
         try:
+            _ = ground.client, ground.member
+            if balancer.lb is None:
+                balancer.lb = ground.ask(row)
+            self.involve(balancer)
+            self.ask_ahead(row, following)
             balancer.lb = self.built(balancer, outcomes)
             # What some releases fail comes first, while there is no other listener to be harmed.
             for number, outcome in sorted(enumerate(outcomes), key=lambda one: not fragile(one[1])):
@@ -212,18 +218,38 @@ class TestMatrix(Agrees, base.SriovLbTest):
             self.tell_failures(balancer, outcomes)
             self.look_at(balancer, [one for one in outcomes if one.cell in balancer.ports])
         except Exception as error:
-            # Octavia could not build it at all, or the tests broke: no cell was looked at.
+            # Octavia could not build it at all, or the tests broke: what was seen of a cell stays.
             for outcome in outcomes:
-                if not outcome.problems:
+                if outcome.verdict is None:
                     outcome.verdict = base.classify(error)
                     outcome.problems.append(f"{row}: {error}")
+            self.tell_failures(balancer, outcomes)
         finally:
-            if any(one.verdict.broken for one in outcomes):
-                self._collect()
+            broken = [one for one in outcomes if one.broken]
+            if broken:
+                lacking = self._not_collected().strip()
+                broken[0].notes += [lacking] if lacking else []
+                # Once it is deleted, the test's own end would put "not found" in its place.
+                self.involved = {}
             for outcome in outcomes:
                 self.judge(row, outcome)
-            ground.lbs.delete(balancer.lb.id)
+            if balancer.lb is not None:
+                ground.lbs.delete(balancer.lb.id)
+            self.involved = {}
         return outcomes
+
+    def involve(self, balancer: Balancer) -> None:
+        """This load balancer's API view is the evidence."""
+        self.involved = {f"matrix-{balancer.row.number}": balancer.lb}
+
+    def ask_ahead(self, row: Row, following: Row | None) -> None:
+        """Ask for the next row's load balancer, if both together are few enough."""
+        if following and len(self._ahead) < 1 and row.vfs + following.vfs <= AHEAD:
+            try:
+                self._ahead[following.number] = self.ground.ask(following)
+            except (errors.SriovLbError, sdk.SDKException) as error:
+                # Not this row's trouble: the next one asks again when it is its turn.
+                self.seen[f"row {following.number}, asked for ahead"] = str(error)
 
     def built(self, balancer: Balancer, outcomes: Iterable[Outcome]) -> Any:
         """The load balancer, ACTIVE.
@@ -284,7 +310,7 @@ class TestMatrix(Agrees, base.SriovLbTest):
                 outcome.seen.update(
                     operation="listener-create",
                     sriov="PENDING" if stuck else "ERROR",
-                    normal=self.ground.listener_on_a_normal_vip,
+                    normal=self.listener_on_a_normal_vip(outcome),
                 )
             listener = self._listener(outcome.cell, self.wanted(balancer, outcome.cell))
             outcome.problems.insert(
@@ -292,6 +318,15 @@ class TestMatrix(Agrees, base.SriovLbTest):
                 f"On a {balancer.row.values['vip']} VIP, {listener} was to be ACTIVE and ended in "
                 f"ERROR{control}. {outcome.failed.message}",
             )
+            outcome.failed = None
+
+    def listener_on_a_normal_vip(self, outcome: Outcome) -> str:
+        """The state of the control; "unknown" if it cannot be had, and the outcome is told why."""
+        try:
+            return self.ground.listener_on_a_normal_vip
+        except (errors.SriovLbError, sdk.SDKException) as error:
+            outcome.notes.append(f"The same on a normal VIP could not be tried: {error}")
+            return "unknown"
 
     def repair(self, balancer: Balancer) -> None:
         """Make the listeners again that another one's failure put into ERROR."""
@@ -312,9 +347,9 @@ class TestMatrix(Agrees, base.SriovLbTest):
     def _mend(self, balancer: Balancer, outcome: Outcome, port: int) -> Balancer:
         """Remove the listener that failed; a load balancer it damaged is built anew."""
         ground, row = self.ground, balancer.row
-        if not self.involved:
-            self.involved = {"matrix": balancer.lb}
-        self._collect()
+        # By a name of its own, so that what is collected in the end does not take its place.
+        damage = {f"matrix-{row.number}-{port}": balancer.lb}
+        self.evidence(*self.stage.collect(self.folder, damage))
         try:
             balancer.remove(port)
             if balancer.healthy():
@@ -323,7 +358,11 @@ class TestMatrix(Agrees, base.SriovLbTest):
             outcome.problems.append(f"It could not be removed either: {error}")
         outcome.notes.append("The load balancer was damaged and replaced.")
         ground.lbs.delete(balancer.lb.id)
-        fresh = Balancer(ground, row, ground.lbs.wait(ground.ask(row).id))
+        self.involved = {}
+        # Known to run_row before it is waited for: whatever happens here, that one is deleted.
+        balancer.lb = ground.ask(row)
+        self.involve(balancer)
+        fresh = Balancer(ground, row, ground.lbs.wait(balancer.lb.id))
         for cell, was in balancer.ports.items():
             self.add(fresh, cell, was)
         return fresh
@@ -374,9 +413,11 @@ class TestMatrix(Agrees, base.SriovLbTest):
             # What is no listener's is everybody's, as with findings.
             owner = ports.get(asked_port(text))
             for outcome in [owner] if owner else outcomes:
-                if outcome.verdict is Verdict.PASS:
+                if outcome.verdict is None:
                     outcome.verdict = Verdict.INCONCLUSIVE
                     outcome.problems.append(text)
+        for outcome in outcomes:
+            outcome.verdict = outcome.verdict or Verdict.PASS
 
     def requests(self, balancer: Balancer, outcome: Outcome, patience: float) -> float:
         """One request to each VIP that the client may reach; returns the patience that is left."""
@@ -430,6 +471,12 @@ class TestMatrix(Agrees, base.SriovLbTest):
         """Give a cell its verdict line. It is a known defect when each finding is, and each
         request that failed."""
         name = f"MTX-{row.number:02d} {outcome.cell}"
+        if outcome.verdict is None:
+            outcome.verdict = Verdict.ERROR
+            outcome.problems.append(f"{row}: interrupted before this listener was looked at.")
+        if outcome.failed is not None:
+            # Interrupted before its control was looked at.
+            outcome.problems.insert(0, outcome.failed.message)
         if outcome.verdict is Verdict.FAIL:
             found = self.stage.registry.judge(
                 name,

@@ -18,7 +18,6 @@ from sriov_lb_tests.tests.matrix import selection, test_matrix
 from sriov_lb_tests.tests.matrix.ground import Balancer, Ground
 from sriov_lb_tests.tests.matrix.selection import Cell
 from sriov_lb_tests.tests.matrix.test_matrix import Outcome
-from sriov_lb_tests.verdicts import defects, record
 from sriov_lb_tests.verdicts.model import Broken, Inconclusive, KnownDefect, Verdict
 
 ROWS = selection.rows(scenario.matrix("load-balancers"))
@@ -35,18 +34,6 @@ NOTRACK = (
     "(state established) has to pass (established flows: what was let in goes on)"
 )
 REQUEST = "HTTP from 203.0.113.5 to 203.0.113.9 port 8104 got no answer: timed out"
-
-
-@pytest.fixture
-def test(tmp_path, monkeypatch):
-    """A test of the matrix, set up without a cloud; ``written`` is what it recorded."""
-    one = test_matrix.TestMatrix("test_load_balancer_01")
-    one.stage = SimpleNamespace(
-        registry=defects.load(), octavia_release="16.0.0", recorder=record.Recorder(tmp_path)
-    )
-    one.seen, one._evidence, one.involved = {}, [], {}
-    one.written = lambda: record.read(tmp_path)[1]
-    return one
 
 
 def failed(problems=(), findings=(), **seen):
@@ -332,7 +319,7 @@ def test_the_test_ends_as_the_worst_of_its_cells(test):
     for outcome in (known, new):
         test.judge(DIRECT, outcome)
     with pytest.raises(KnownDefect) as caught:
-        test.conclude([Outcome(Cell("TCP", "none")), known])
+        test.conclude([Outcome(Cell("TCP", "none"), Verdict.PASS), known])
     assert caught.value.defect == "OCTAVIA-ALL-OF-IPV4"
     with pytest.raises(Broken, match="got no answer") as caught:
         test.conclude([known, new])
@@ -383,6 +370,18 @@ def test_the_control_of_a_build_is_a_normal_one_and_asked_for_once(state):
     assert asked == [("normal", (6,), "normal ACTIVE_STANDBY")] and deleted == ["control"]
     ground.normal_state(DIRECT)
     assert asked[1:] == [("normal", DIRECT.versions, f"normal {DIRECT.values['topology']}")]
+
+
+@pytest.mark.parametrize("state", ["ERROR", "PENDING"])
+def test_a_normal_one_that_fails_says_nothing_of_its_listeners_and_goes(state):
+    deleted = []
+    _, lbs = balancers(state, [], deleted)
+    site = SimpleNamespace(ask_load_balancer=lambda kind, what: SimpleNamespace(id="control"))
+    ground = Ground(SimpleNamespace(site=site), scenario.matrix("load-balancers"))
+    ground._made["lbs"] = lbs
+    with pytest.raises(errors.CloudError):
+        _ = ground.listener_on_a_normal_vip
+    assert deleted == ["control"]
 
 
 def ground(normal, said="it went to ERROR"):
