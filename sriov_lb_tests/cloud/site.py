@@ -560,6 +560,11 @@ class AdoptedSite(Site):
         yield from super()._looks()
         yield lambda: self.sriov_flavor_id
         yield lambda: self.normal_flavor_id
+        # Those that exist are only looked at.
+        for number in range(1, len(self.settings.adopt.client_ids) + 1):
+            yield functools.partial(self.ask_client, number=number)
+        for number in range(1, len(self.settings.adopt.member_ids) + 1):
+            yield functools.partial(self.ask_member, number)
 
     @once
     def vip_net(self) -> Net:
@@ -598,6 +603,23 @@ class AdoptedSite(Site):
                 f"the VIP network {self.vip_net.id}.",
                 remedy="Attach one, or name another server.",
             )
+        has = guest.ports[VIP].binding_vnic_type
+        if has != vnic_type:
+            raise errors.ResourceMissing(
+                f"A client on a {vnic_type} port is wanted, and the port of server {guest.name} "
+                f"({guest.id}, [sriov_lb] adopt_client_ids) on the VIP network is "
+                f"{has or 'of a type that is not told'}.",
+                remedy="Name a server with such a port, or none: then one is made.",
+            )
+        for version in self.vip_net.subnets:
+            found = guest.addresses(VIP, version)
+            if len(found) < 2:
+                raise errors.ResourceMissing(
+                    f"The port of server {guest.name} ({guest.id}, [sriov_lb] adopt_client_ids) on "
+                    f"the VIP network has {len(found)} IPv{version} addresses; two are needed, one "
+                    "that a listener allows and one that it does not.",
+                    remedy="openstack port set --fixed-ip subnet=SUBNET PORT",
+                )
         return guest
 
     def ask_member(
@@ -626,7 +648,14 @@ class AdoptedSite(Site):
 
     def _adopt_guest(self, server_id: str, option: str) -> Guest:
         nets = {ACCESS: self.access_net, VIP: self.vip_net, MEMBER: self.member_net}
-        return servers.adopt(self.clouds.member, server_id, nets, option)
+        guest = servers.adopt(self.clouds.member, server_id, nets, option)
+        if ACCESS not in guest.ports:
+            raise errors.ResourceMissing(
+                f"Server {guest.name} ({server_id}, {option}) has no port on the network of "
+                f"[sriov_lb] access_network, {self.access_net.id}: nobody reaches it by ssh.",
+                remedy="Attach one, or name another server or network.",
+            )
+        return guest
 
     def _flavor(self, flavor_id: str, option: str) -> str:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 from sriov_lb_tests.cloud.loadbalancers import LoadBalancers
 from sriov_lb_tests.cloud.site import MEMBER, once
 from sriov_lb_tests.packets.probe import Probe, tcp_syn
-from sriov_lb_tests.tests.scene import Scene
+from sriov_lb_tests.tests.scene import Scene, vip_of
 
 #: The port of the listener that stays, and the ports of those that come and go.
 WEB, OTHER, THIRD = 80, 8081, 8082
@@ -125,9 +125,7 @@ class Own:
 
     def vip(self, version: int) -> str:
         """The VIP of an IP version; known as soon as the load balancer is asked for."""
-        lb = self.asked
-        addresses = [lb.vip_address, *(v["ip_address"] for v in lb.additional_vips or ())]
-        return next(a for a in addresses if (":" in a) == (version == 6))
+        return vip_of(self.asked, version)
 
     def cidrs(self, which: str = "allowed") -> list[str]:
         """The client's addresses as CIDRs, of every IP version the load balancer has.

@@ -9,6 +9,7 @@ quickly instead of being waited for in every test.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,12 @@ CONF = config.CONF
 
 TOPOLOGY = "one-arm-dual"
 LISTENERS = "web-one-source"
+
+
+def vip_of(lb: Any, version: int) -> str:
+    """A load balancer's VIP of an IP version."""
+    addresses = [lb.vip_address, *(v["ip_address"] for v in lb.additional_vips or ())]
+    return next(a for a in addresses if (":" in a) == (version == 6))
 
 
 class OperationBroken(Broken):
@@ -211,6 +218,7 @@ class Scene:
             artefacts=self.stage.run.evidence("probes"),
             run_id=self.stage.run.id,
             timeout=CONF.sriov_lb.probe_timeout,
+            attempts=CONF.sriov_lb.probe_count,
         )
         self.stage.on_close(vantage.close)
         return vantage
@@ -221,8 +229,14 @@ class Scene:
         user = CONF.sriov_lb.member_user or CONF.sriov_lb.guest_user
         guests = [self.site.await_guest(guest) for guest in self.guests["members"]]
         for guest in guests:
+            host = self.stage.host(guest, user)
             for pool in self.wanted.pools:
-                backend.start(self.stage.host(guest, user), guest.name, pool.member_port)
+                pid = backend.start(host, guest.name, pool.member_port)
+                # One in a guest of ours ends with the guest.
+                if pid is not None and self.site.ledger.find("server", guest.id) is None:
+                    self.stage.on_close(
+                        functools.partial(backend.stop, host, pid, pool.member_port)
+                    )
         return guests
 
     # --- the load balancer under test ---
@@ -243,9 +257,7 @@ class Scene:
 
     def vip(self, version: int) -> str:
         """The VIP of an IP version."""
-        lb = self.twins.sriov
-        addresses = [lb.vip_address, *(v["ip_address"] for v in lb.additional_vips or ())]
-        return next(a for a in addresses if (":" in a) == (version == 6))
+        return vip_of(self.twins.sriov, version)
 
     def syn(self, version: int, listener: str, source: str) -> Probe:
         """A SYN to a listener of the set, from ``source``."""

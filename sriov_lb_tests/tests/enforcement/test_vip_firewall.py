@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from tempest.lib import decorators
 
+from sriov_lb_tests.agreement.sending import link_probe
 from sriov_lb_tests.amphora import Amphora
 from sriov_lb_tests.packets.probe import Probe, tcp_syn, udp
 from sriov_lb_tests.policy import render
@@ -12,6 +13,7 @@ from sriov_lb_tests.policy.model import Policy
 from sriov_lb_tests.policy.proof import disagreements
 from sriov_lb_tests.tests import backend, base, scene
 from sriov_lb_tests.tests.base import requirement
+from sriov_lb_tests.tests.looks import Looks
 from sriov_lb_tests.verdicts.model import Broken
 from sriov_lb_tests.wire import pcap
 from sriov_lb_tests.wire.exchange import Observation
@@ -114,7 +116,10 @@ class TestVipFirewall(base.SriovLbTest):
     def allowed_passes(self, version: int) -> None:
         self.guarded()
         client = self.scene.client
-        (seen,) = self.ask((self.scene.syn(version, "guarded", client.allowed(version)), None))
+        source = client.allowed(version)
+        # Answered whatever rule of a listener is lost: a SYN to the open one need not be.
+        control = link_probe(self.scene.vip(version), source, client.vantage.interface.mac)
+        (seen,) = self.ask((self.scene.syn(version, "guarded", source), control))
         self.passes(seen)
 
     @decorators.attr(type="smoke")
@@ -127,8 +132,10 @@ class TestVipFirewall(base.SriovLbTest):
         """Steps:
 
         1. From the client's VF send a crafted SYN with the one allowed source address.
+        2. Before and after it, the control: ask from that address for the VIP's MAC (ARP,
+           neighbour discovery), which no listener's rule decides.
 
-        Verify: SYN-ACK.
+        Verify: SYN-ACK. Silence, while the control is answered, is a failure.
         """
         self.allowed_passes(4)
 
@@ -265,10 +272,13 @@ class TestVipFirewall(base.SriovLbTest):
         client, members = self.scene.client, {guest.name for guest in self.scene.members}
         port = guarded.wanted.listener("guarded").port
         vantage, vip = client.vantage, self.scene.vip(version)
+        source = client.allowed(version)
         answered: dict[str, int] = {}
         with vantage.capture({"addresses": [vip], "ports": [port]}) as captured:
             for _ in range(4 * len(members)):
-                answer = vantage.http(vip, port, source=client.allowed(version))
+                answer, why = vantage.http_or_why(vip, port, source=source)
+                if answer is None:
+                    self.fail(f"A request from {source} to {vip}:{port} got no answer: {why}")
                 self.assertEqual(200, answer.status, f"The answer from {vip}: {answer}.")
                 name = answer.headers.get(backend.HEADER, "")
                 answered[name] = answered.get(name, 0) + 1
@@ -357,6 +367,7 @@ class TestVipFirewall(base.SriovLbTest):
         amphorae = self.scene.amphorae(lb)
         self.assertNotEqual([], amphorae, f"Load balancer {lb.id} has no ALLOCATED amphora.")
         addresses = [amphora.vrrp_ip for amphora, _ in amphorae]
+        looks = Looks()
         for number, (amphora, host) in enumerate(amphorae):
             inside = Amphora(host)
             policy = Policy.of(
@@ -365,11 +376,18 @@ class TestVipFirewall(base.SriovLbTest):
                 own=amphora.vrrp_ip,
                 peers=[address for address in addresses if address != amphora.vrrp_ip],
             )
-            self.keep(f"ruleset-{number}.json", inside.ruleset_json())
-            found = disagreements(
-                policy, inside.ruleset(), interfaces=tuple(inside.interfaces())
-            )
-            self.keep(f"proof-{number}.txt", str(found))
-            witnesses = found.too_open + found.too_closed
-            if witnesses:
-                raise Broken(str(found), findings=[str(one) for one in witnesses])
+            with looks:
+                self.proved(number, inside, policy)
+        looks.conclude()
+
+    def proved(self, number: int, inside: Amphora, policy: Policy) -> None:
+        """No packet on which the policy and the ruleset of an amphora disagree.
+
+        :raises Broken: with a finding for each witness.
+        """
+        self.keep(f"ruleset-{number}.json", inside.ruleset_json())
+        found = disagreements(policy, inside.ruleset(), interfaces=tuple(inside.interfaces()))
+        self.keep(f"proof-{number}.txt", str(found))
+        witnesses = found.too_open + found.too_closed
+        if witnesses:
+            raise Broken(str(found), findings=[str(one) for one in witnesses])

@@ -61,6 +61,14 @@ class Inside:
     ports: tuple[int, ...]
     udp_ports: tuple[int, ...]
 
+    def management(self) -> str:
+        """The name of its interface on the management network."""
+        return next(
+            name
+            for name, found in self.host.interfaces().items()
+            if self.mgmt in {str(one.ip) for one in found.addresses}
+        )
+
     def addresses(self, interface: Interface, version: int) -> list[str]:
         """Addresses of an interface, without link-local ones."""
         return [
@@ -175,9 +183,7 @@ class Place:
 
     def vip(self, version: int) -> str:
         """The VIP of an IP version."""
-        lb = self.lb
-        addresses = [lb.vip_address, *(v["ip_address"] for v in lb.additional_vips or ())]
-        return next(a for a in addresses if (":" in a) == (version == 6))
+        return scene.vip_of(self.lb, version)
 
     @once
     def amphorae(self) -> tuple[Inside, ...]:

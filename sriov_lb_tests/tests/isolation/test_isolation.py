@@ -18,6 +18,7 @@ from sriov_lb_tests.tests.base import requirement
 from sriov_lb_tests.tests.isolation import place, reading
 from sriov_lb_tests.tests.isolation.place import MEMBER_PORT, PORT, Inside, Place, through
 from sriov_lb_tests.tests.isolation.reading import Reading, Station
+from sriov_lb_tests.tests.looks import Looks
 from sriov_lb_tests.verdicts.model import Broken
 from sriov_lb_tests.wire import pcap
 from sriov_lb_tests.wire.capture import Frame
@@ -91,10 +92,23 @@ class TestIsolation(base.SriovLbTest):
         inside: Inside,
         interface: Interface,
         questions: Sequence[tuple[Probe, Probe]],
+    ) -> None:
+        """Judge what :meth:`silence` read."""
+        found = self.silence(what, vantage, inside, interface, questions)
+        self.judged(found, what)
+
+    def silence(
+        self,
+        what: str,
+        vantage: Vantage,
+        inside: Inside,
+        interface: Interface,
+        questions: Sequence[tuple[Probe, Probe]],
         *,
         refusing: Sequence[str] = (),
-    ) -> None:
-        """None of the probes is answered or passes the filter, though each came to the amphora.
+    ) -> Reading:
+        """Whether none of the probes is answered or passes the filter, though each came to the
+        amphora.
 
         :param interface: of the amphora, on the vantage's link; what it sees is kept as well.
         :param refusing: see :func:`reading.silence`.
@@ -109,7 +123,7 @@ class TestIsolation(base.SriovLbTest):
         self.evidence(*{observation.pcap for observation in seen})
         self.keep(f"{name}.txt", "\n".join(map(str, seen)))
         eaten = self.place.eaten(interface, self.network_of(inside, interface))
-        self.judged(reading.silence(what, seen, counts, eaten=eaten, refusing=refusing), what)
+        return reading.silence(what, seen, counts, eaten=eaten, refusing=refusing)
 
     def network_of(self, inside: Inside, interface: Interface) -> Any:
         return self.site.vip_net if interface is inside.vip_side else self.site.member_net
@@ -154,52 +168,64 @@ class TestIsolation(base.SriovLbTest):
 
     def management_hidden(self, side: str) -> None:
         """Nothing that is sent to an amphora's management address from a side gets there."""
+        looks = Looks()
         for number, inside in enumerate(self.amphorae()):
-            self._alive(inside)
-            version = place.version_of(inside.mgmt)
-            if version not in self.place.versions:
-                raise self.skipException(
-                    f"The management address {inside.mgmt} is IPv{version}, of which the VIP "
-                    "network has no subnet."
-                )
-            if side == "VIP":
-                vantage, interface = self.hosts.vip_side, inside.vip_side
-                source = self.hosts.client.allowed(version)
-                own = inside.every_address(interface, version)
-                hop = self.place.vip(version) if number == 0 else next(iter(own), inside.base)
-                control = tcp_syn(hop, PORT, source=source)
-            else:
-                vantage, interface = self.hosts.member_side, inside.member_side
-                source = self.hosts.member.addresses(MEMBER, version)[0]
-                hop = inside.addresses(interface, version)[0]
-                control = link_probe(hop, source, vantage.interface.mac)
-            probes = [tcp_syn(inside.mgmt, port, source=source) for port in inside.ports]
-            probes += [udp(inside.mgmt, port, source=source) for port in inside.udp_ports]
-            probes += [icmp_echo(inside.mgmt, source=source)]
-            mgmt = next(
-                name
-                for name, found in inside.host.interfaces().items()
-                if inside.mgmt in {str(one.ip) for one in found.addresses}
+            with looks:
+                self.judged_together(self._to_management(side, number, inside))
+        looks.conclude()
+
+    def _to_management(self, side: str, number: int, inside: Inside) -> dict[str, Reading]:
+        """What the looks at one amphora come to, by what was looked at."""
+        version = place.version_of(inside.mgmt)
+        if version not in self.place.versions:
+            raise self.skipException(
+                f"The management address {inside.mgmt} is IPv{version}, of which the VIP "
+                "network has no subnet."
             )
-            listening = self.place.listening(inside, mgmt, netns=False)
-            what = f"from the {side} network to the management address {inside.mgmt}"
-            with listening.capture({"addresses": [inside.mgmt, source]}) as captured:
-                with through(vantage, hop):
-                    self.silent(
-                        what, vantage, inside, interface,
-                        [(probe, control) for probe in probes],
-                        refusing=inside.every_address(interface, version),
-                    )  # fmt: skip
-                inside.host.run(["true"])
-            self.evidence(pcap.write(self.folder / f"{inside.mgmt}.pcap", captured.frames))
-            if not captured.frames:
-                base.inconclusive(f"The capture on {mgmt} did not even see our ssh.")
-            arrived = [f for f in captured.frames if reading.is_from(f, source, None)]
-            if arrived:
-                self.fail(
-                    f"{what}: {len(arrived)} frames of the sender arrived on {mgmt}, the first was "
-                    f"{Ether(arrived[0].data).summary()}."
-                )
+        if side == "VIP":
+            vantage, interface = self.hosts.vip_side, inside.vip_side
+            source = self.hosts.client.allowed(version)
+            own = inside.every_address(interface, version)
+            hop = self.place.vip(version) if number == 0 else next(iter(own), inside.base)
+            control = tcp_syn(hop, PORT, source=source)
+        else:
+            vantage, interface = self.hosts.member_side, inside.member_side
+            source = self.hosts.member.addresses(MEMBER, version)[0]
+            hop = inside.addresses(interface, version)[0]
+            control = link_probe(hop, source, vantage.interface.mac)
+        probes = [tcp_syn(inside.mgmt, port, source=source) for port in inside.ports]
+        probes += [udp(inside.mgmt, port, source=source) for port in inside.udp_ports]
+        probes += [icmp_echo(inside.mgmt, source=source)]
+        mgmt = inside.management()
+        listening = self.place.listening(inside, mgmt, netns=False)
+        what = f"from the {side} network to the management address {inside.mgmt}"
+        found = {f"sshd and agent of {inside.mgmt}": self._alive(inside)}
+        with listening.capture({"addresses": [inside.mgmt, source]}) as captured:
+            with through(vantage, hop):
+                found[what] = self.silence(
+                    what, vantage, inside, interface,
+                    [(probe, control) for probe in probes],
+                    refusing=inside.every_address(interface, version),
+                )  # fmt: skip
+            inside.host.run(["true"])
+        self.evidence(pcap.write(self.folder / f"{inside.mgmt}.pcap", captured.frames))
+        found[f"{what}, on its {mgmt}"] = self._arrived(what, mgmt, source, captured.frames)
+        return found
+
+    @staticmethod
+    def _arrived(what: str, mgmt: str, source: str, frames: Sequence[Frame]) -> Reading:
+        """Whether nothing of the sender came to the management interface, whose capture sees."""
+        note = f"{len(frames)} frames"
+        if not frames:
+            return Reading(unclear=f"The capture on {mgmt} did not even see our ssh.", note=note)
+        arrived = [frame for frame in frames if reading.is_from(frame, source, None)]
+        if not arrived:
+            return Reading(note=note)
+        return Reading(
+            f"{what}: {len(arrived)} frames of the sender arrived on {mgmt}, the first was "
+            f"{Ether(arrived[0].data).summary()}.",
+            note=note,
+        )
 
     @decorators.idempotent_id("7d2f9b10-61a8-4b0f-9a55-1a4c5f3e2b01")
     @requirement(
@@ -235,7 +261,8 @@ class TestIsolation(base.SriovLbTest):
         is ARP or neighbour discovery for its address there, and the counters in it."""
         self.management_hidden("member")
 
-    def _alive(self, inside: Inside) -> None:
+    def _alive(self, inside: Inside) -> Reading:
+        """Whether what may not be reached is there to be reached."""
         program = (
             "import socket, sys\n"
             "for port in map(int, sys.argv[2:]):\n"
@@ -245,22 +272,28 @@ class TestIsolation(base.SriovLbTest):
             ["python3", "-c", program, inside.mgmt, "22", "9443"], check=False, root=True
         )
         if done.status:
-            base.inconclusive(f"sshd or agent of {inside.mgmt} do not answer: {done.stderr}")
+            return Reading(
+                unclear=f"sshd or agent of {inside.mgmt} do not answer: {done.stderr}"
+            )
+        return Reading(note="both answer")
 
     # --- services of the amphora ---------------------------------------------------------------
 
     def services_hidden(self, version: int) -> None:
         source = self.hosts.client.allowed(version)
+        looks = Looks()
         for number, inside in enumerate(self.amphorae()):
             role = "holder of the VIP" if number == 0 else "its peer"
             for target in inside.every_address(inside.vip_side, version):
                 control = tcp_syn(target, PORT, source=source)
                 probes = [tcp_syn(target, port, source=source) for port in inside.ports]
                 probes += [udp(target, port, source=source) for port in inside.udp_ports]
-                self.silent(
-                    f"services of the {role} at {target}", self.hosts.vip_side, inside,
-                    inside.vip_side, [(probe, control) for probe in probes],
-                )  # fmt: skip
+                with looks:
+                    self.silent(
+                        f"services of the {role} at {target}", self.hosts.vip_side, inside,
+                        inside.vip_side, [(probe, control) for probe in probes],
+                    )  # fmt: skip
+        looks.conclude()
 
     @decorators.idempotent_id("1c5b0c7a-2c7e-4a0e-8c4e-6a1f0f7d2b02")
     @requirement(
@@ -293,29 +326,35 @@ class TestIsolation(base.SriovLbTest):
         self.services_hidden(6)
 
     def services_hidden_from_members(self, version: int) -> None:
+        looks = Looks()
+        for inside in self.amphorae():
+            with looks:
+                self._hidden_from_members(inside, version)
+        looks.conclude()
+
+    def _hidden_from_members(self, inside: Inside, version: int) -> None:
         far = self.hosts.member_side
         source = self.hosts.member.addresses(MEMBER, version)[0]
-        for inside in self.amphorae():
-            hop = inside.addresses(inside.member_side, version)[0]
-            control = link_probe(hop, source, far.interface.mac)
-            targets = inside.every_address(inside.member_side, version)
-            targets += inside.addresses(inside.vip_side, version)
-            probes = [
-                tcp_syn(target, port, source=source)
-                for target in targets
-                for port in (*inside.ports, PORT)
-            ]
-            probes += [
-                udp(target, port, source=source)
-                for target in targets
-                for port in (*inside.udp_ports, PORT)
-            ]
-            probes += [icmp_echo(target, source=source) for target in targets]
-            with through(far, hop) as vantage:
-                self.silent(
-                    f"services of {inside.base} from the member network, IPv{version}",
-                    vantage, inside, inside.member_side, [(probe, control) for probe in probes],
-                )  # fmt: skip
+        hop = inside.addresses(inside.member_side, version)[0]
+        control = link_probe(hop, source, far.interface.mac)
+        targets = inside.every_address(inside.member_side, version)
+        targets += inside.addresses(inside.vip_side, version)
+        probes = [
+            tcp_syn(target, port, source=source)
+            for target in targets
+            for port in (*inside.ports, PORT)
+        ]
+        probes += [
+            udp(target, port, source=source)
+            for target in targets
+            for port in (*inside.udp_ports, PORT)
+        ]
+        probes += [icmp_echo(target, source=source) for target in targets]
+        with through(far, hop) as vantage:
+            self.silent(
+                f"services of {inside.base} from the member network, IPv{version}",
+                vantage, inside, inside.member_side, [(probe, control) for probe in probes],
+            )  # fmt: skip
 
     @decorators.idempotent_id("3f7d2e9c-4e90-4c20-8e60-8c3b2b9f4d04")
     @requirement(
@@ -557,8 +596,6 @@ class TestIsolation(base.SriovLbTest):
                 with through(vantage, known) as routed:
                     seen = routed.ask_all(calls, tries=1)
         self.evidence(pcap.write(self.folder / "everything.pcap", captured.frames))
-        if control not in stations:
-            base.inconclusive(f"{known} was answered for by {control}, not by an amphora.")
         self.seen["asked for"] = resolved
         here, there = ("VIP", "member") if interface is inside.vip_side else ("member", "VIP")
         wrong = reading.foreign(
@@ -566,6 +603,8 @@ class TestIsolation(base.SriovLbTest):
         )
         if wrong:
             raise Broken("\n".join(wrong), findings=wrong)
+        if control not in stations:
+            base.inconclusive(f"{known} was answered for by {control}, not by an amphora.")
         what = f"calls to addresses that are not those of {interface.mac}, IPv{version}"
         eaten = self.place.eaten(interface, self.network_of(inside, interface))
         unclear = reading.missing(what, seen, counts, eaten)

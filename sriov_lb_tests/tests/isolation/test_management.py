@@ -19,7 +19,7 @@ from sriov_lb_tests.tests.isolation.place import MEMBER_PORT, PORT, Inside, thro
 from sriov_lb_tests.tests.isolation.test_isolation import NEEDS
 from sriov_lb_tests.verdicts.model import Broken
 from sriov_lb_tests.wire import pcap
-from sriov_lb_tests.wire.capture import Captured, Frame
+from sriov_lb_tests.wire.capture import Captured
 from sriov_lb_tests.wire.vantage import Vantage
 
 #: What the security group of a management port lets in beside pings (Octavia's installation guide,
@@ -94,7 +94,7 @@ class TestManagementSide(base.SriovLbTest):
         if version not in self.place.versions or version not in self.site.member_net.subnets:
             yield reading.Reading(unclear=f"{what}: the other networks have no IPv{version}.")
             return
-        near = self.place.listening(other, _management(other), netns=False)
+        near = self.place.listening(other, other.management(), netns=False)
         control = tcp_syn(inside.mgmt, 22, source=other.mgmt)
         questions = [(probe, control) for probe in self.probes(inside, other.mgmt, version)]
         # In the namespace of the management interface: haproxy's never sees such a packet.
@@ -110,7 +110,7 @@ class TestManagementSide(base.SriovLbTest):
             name = f"{inside.base} {where}".replace(" ", "-").replace(":", "-")
             self.evidence(pcap.write(self.folder / f"{name}.pcap", captured.frames))
             yield reading.carried(what, seen, captured.frames, counts, far=where, eaten=EATEN)
-            if not any(_has(frame, mac) for frame in captured.frames):
+            if not any(reading.mac_of(frame) == mac for frame in captured.frames):
                 yield reading.Reading(
                     unclear=f"{what}: the capture at {where} did not see the amphora's own frames "
                     f"either, of {len(captured.frames)} frames."
@@ -175,17 +175,3 @@ class TestManagementSide(base.SriovLbTest):
             client.vantage.ask(tcp_syn(own, PORT, source=client.allowed(version)), tries=1)
             member = self.hosts.member.addresses(MEMBER, version)[0]
             inside.amphora.within("python3", "-c", CONNECT, member, str(MEMBER_PORT))
-
-
-def _management(inside: Inside) -> str:
-    """The name of an amphora's interface on the management network."""
-    return next(
-        name
-        for name, found in inside.host.interfaces().items()
-        if inside.mgmt in {str(one.ip) for one in found.addresses}
-    )
-
-
-def _has(frame: Frame, mac: str) -> bool:
-    """Whether it is from or for that MAC."""
-    return bytes.fromhex(mac.replace(":", "")) in (frame.data[:6], frame.data[6:12])

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from tempest import config
@@ -22,7 +24,7 @@ from sriov_lb_tests.tests import base, scene
 from sriov_lb_tests.tests.agreement import Agrees
 from sriov_lb_tests.tests.away import Away
 from sriov_lb_tests.tests.base import requirement
-from sriov_lb_tests.tests.changes import RATE, too_slow
+from sriov_lb_tests.tests.changes import RATE, Broke, too_slow
 from sriov_lb_tests.tests.lifecycle.base import LifecycleTest
 from sriov_lb_tests.tests.looks import Looks
 from sriov_lb_tests.tests.own import NEVER, OTHER, THIRD, WEB, Own
@@ -38,6 +40,29 @@ KNOCKING = 1800.0
 
 #: Seconds a pair may take to elect its master, or to take over.
 ELECTION = 60.0
+
+
+@dataclass(frozen=True)
+class Holders:
+    """Who has the VIPs of a pair, by amphora id, or by MAC for a VF of neither.
+
+    :param every: who has all of them. :param some: who has one at least.
+    """
+
+    every: frozenset[str]
+    some: frozenset[str]
+
+    @classmethod
+    def of(cls, by_vip: Iterable[Iterable[str]]) -> Holders:
+        """From the holders of each VIP."""
+        sets = [frozenset(names) for names in by_vip]
+        if not sets:
+            return cls(frozenset(), frozenset())
+        return cls(frozenset.intersection(*sets), frozenset.union(*sets))
+
+    def __str__(self) -> str:
+        every, some = (", ".join(sorted(names)) or "none" for names in (self.every, self.some))
+        return f"holding all of them: {every}; holding at least one: {some}"
 
 
 class TestPair(LifecycleTest):
@@ -68,29 +93,32 @@ class TestPair(LifecycleTest):
         return found
 
     def held_by(self, master: Any, when: str) -> None:
-        """That amphora holds the VIPs and the other does not."""
-        holders = self.holders()
-        if holders != {master.id}:
-            found = ", ".join(sorted(holders)) or "none"
+        """That amphora holds the VIPs and the other holds none of them."""
+        found = self.holders()
+        if not found.every == found.some == {master.id}:
             self.fail(
                 f"{when}: the VIPs of load balancer {self.own.bare.id} were on amphora "
-                f"{master.id}, and the amphorae that hold them now are: {found}."
+                f"{master.id} alone. Now {found}."
             )
 
-    def holders(self) -> set[str]:
-        """Ids of the amphorae that have every VIP: by their interfaces where the tests may log in,
-        by who answers on the link otherwise."""
+    def holders(self) -> Holders:
+        """Who has the VIPs: by the amphorae's interfaces where the tests may log in, by who answers
+        on the link otherwise."""
         vips = {self.own.vip(version) for version in self.own.versions}
-        if CONF.sriov_lb.amphora_ssh:
-            return {
-                one.id
-                for one in self.pair()
-                if Amphora(self.stage.amphora_host(one)).holds(*vips)
-            }
-        return {self.on_the_link(vip) for vip in vips} - {""}
+        if not CONF.sriov_lb.amphora_ssh:
+            return Holders.of({self.on_the_link(vip)} - {""} for vip in vips)
+        there = {
+            one.id: Amphora(self.stage.amphora_host(one)).interfaces().values()
+            for one in self.pair()
+        }
+        return Holders.of(
+            {name for name, found in there.items() if any(one.owns(vip) for one in found)}
+            for vip in vips
+        )
 
     def on_the_link(self, vip: str) -> str:
-        """Id of the amphora whose VF answers for a VIP; "" when nobody does."""
+        """Id of the amphora whose VF answers for a VIP, the MAC that does when it is of neither; ""
+        when nobody does."""
         try:
             mac = self.client.vantage.resolve(vip).lower()
         except errors.ControlFailed:
@@ -106,23 +134,29 @@ class TestPair(LifecycleTest):
         return admin.network.get_port(amphora.vrrp_port_id).mac_address.lower()
 
     def master(self) -> tuple[Any, Any]:
-        """(master, backup) once there is exactly one holder; a pair that elects none is broken."""
+        """(master, backup) once one amphora holds every VIP and the other none; a pair that elects
+        no master is broken."""
+        seen = Holders.of([])
+
+        def elected() -> tuple[Any, Any] | None:
+            nonlocal seen
+            one, other = self.pair()
+            seen = self.holders()
+            for master, backup in ((one, other), (other, one)):
+                if seen.every == seen.some == {master.id}:
+                    return master, backup
+            return None
+
         try:
-            until(
-                lambda: len(self.holders()) == 1,
-                what="exactly one amphora of the pair to hold the VIP",
+            return until(
+                elected,
+                what="exactly one amphora of the pair to hold the VIPs, and all of them",
                 timeout=ELECTION,
                 interval=0.5,
-                explain=lambda: f"These hold it: {self.holders()}.",
+                explain=lambda: f"In load balancer {self.own.bare.id}, {seen}.",
             )
         except errors.StuckPending as error:
             self.fail(error.message)
-        (holder,) = self.holders()
-        pair = self.pair()
-        return (
-            next(one for one in pair if one.id == holder),
-            next(one for one in pair if one.id != holder),
-        )
 
     # --- tests -------------------------------------------------------------------------------
 
@@ -206,9 +240,7 @@ class TestPair(LifecycleTest):
                 f"The master {story['master']} was powered off, and not the VF of the backup "
                 f"{story['backup']} answers for the VIP but {story['holder'] or 'nobody'}."
             )
-        if story["problems"]:
-            found = [f"During the takeover, or after it: {one}" for one in story["problems"]]
-            raise Broken("\n".join(found), findings=found)
+        self.told(story["problems"])
         if story["unclear"]:
             base.inconclusive(f"After the takeover: {story['unclear'][0]}")
 
@@ -292,6 +324,7 @@ class TestPair(LifecycleTest):
     def taken_over(self) -> dict[str, Any]:
         """Crash the master, once; what was seen."""
         if self.story is not None:
+            self.involved = {"lb": self.own.bare}
             return self.story
         self.ready()
         master, backup = self.master()
@@ -302,6 +335,11 @@ class TestPair(LifecycleTest):
         host = self.stage.amphora_host(master)
         host.close()
         story: dict[str, Any] = {"master": master.id, "backup": backup.id, "problems": []}
+
+        def connected() -> bool:
+            return bool(away.successes) and away.successes[-1] > stopped + 1
+
+        broke = Broke()
         with (
             Away(vantage, *where) as away,
             vantage.prober(
@@ -311,34 +349,56 @@ class TestPair(LifecycleTest):
         ):
             stopped = time.monotonic()
             probing.mark("power off")
-            self.lbs.stop_amphora(master)
-            probing.mark("SHUTOFF")
-            try:
-                until(
-                    lambda: self.on_the_link(where[0]) == backup.id
-                    and bool(away.successes)
-                    and away.successes[-1] > stopped + 1,
-                    what=f"the backup {backup.id} to answer for {where[0]}",
-                    timeout=ELECTION,
-                    interval=0.2,
-                )
-            except errors.StuckPending as error:
-                story["problems"].append(error.message)
+            with broke:
+                self.lbs.stop_amphora(master)
+                probing.mark("SHUTOFF")
+                try:
+                    until(
+                        lambda: self.on_the_link(where[0]) == backup.id
+                        and (away.failed is not None or connected()),
+                        what=f"the backup {backup.id} to answer for {where[0]}",
+                        timeout=ELECTION,
+                        interval=0.2,
+                    )
+                except errors.StuckPending as error:
+                    story["problems"].append(error.message)
         report = probing.report
         self.keep("takeover.txt", str(report))
         self.evidence(report.pcap)
-        story["away"] = away.longest
-        story["holder"] = self.on_the_link(where[0])
         story["problems"] += [str(one) for one in report.witnesses]
-        found = self.look(own.bare, only=[backup.id])
-        self.keep("takeover-agreement.json", found.to_json())
-        story["problems"] += [str(one) for one in found.findings]
-        story["unclear"] = list(found.unclear)
-        doubt = report.problem or too_slow(report)
-        if doubt:
-            story["unclear"].insert(0, doubt)
-        type(self).story = story
-        return story
+        looks = Looks()
+        with looks:
+            # For whatever breaks after it; otherwise it is part of the story.
+            self.told(story["problems"])
+        with looks:
+            broke.conclude()
+            story["away"] = away.longest
+            story["holder"] = self.on_the_link(where[0])
+            found = self.look(own.bare, only=[backup.id])
+            self.keep("takeover-agreement.json", found.to_json())
+            story["problems"] += [str(one) for one in found.findings]
+            story["unclear"] = [*self.doubts(report, away), *found.unclear]
+            type(self).story = story
+            return story
+        looks.conclude()
+
+    @staticmethod
+    def told(problems: list[str]) -> None:
+        """:raises Broken: with a finding for each of them."""
+        found = [f"During the takeover, or after it: {one}" for one in problems]
+        if found:
+            raise Broken("\n".join(found), findings=found)
+
+    @staticmethod
+    def doubts(report: Any, away: Away) -> list[str]:
+        """Why what was seen during the takeover proves nothing."""
+        blind = ""
+        if away.failed is not None:
+            blind = (
+                "for how long a client could not connect was not seen to the end: "
+                f"{away.failed.message}"
+            )
+        return [doubt for doubt in (report.problem or too_slow(report), blind) if doubt]
 
     @decorators.idempotent_id("f691d2b3-1e40-4586-87c2-b3de4f5a6b04")
     @requirement(

@@ -29,7 +29,7 @@ from sriov_lb_tests.tests.pair.election import Election, advertisement
 from sriov_lb_tests.tests.pair.watched import advertise
 from sriov_lb_tests.wire.namespace import NamespaceHost
 from sriov_lb_tests.wire.survey import survey
-from sriov_lb_tests.wire.vantage import Vantage
+from sriov_lb_tests.wire.vantage import Vantage, Verdict
 
 FAULTS = {fault.id: fault for fault in ALL}
 CIDRS = ("198.51.100.0/25", "2001:db8:1::/112")
@@ -117,6 +117,35 @@ def seeded(inside, subject, tmp_path):
             yield change
 
     return seed
+
+
+# --- ENF-002: the allowed source ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_lost_rule_is_told_from_a_dead_link_whatever_other_rule_is_lost(
+    bed, vantage, seeded, testbed, version
+):
+    vip = testbed.VIP4 if version == 4 else testbed.VIP6
+    source = vantage.interface.address(version)
+    control = link_probe(vip, source, vantage.interface.mac)
+    allowed, free = (tcp_syn(vip, port, source=source) for port in (80, 8080))
+
+    def seen(control):
+        return vantage.ask(allowed, control=control).verdict
+
+    def load(*lines):
+        bed.within("amphora", "nft", "-o", "-f", "-", input=testbed.octavia_rules(*lines))
+
+    assert seen(control) is Verdict.ACCEPTED
+    with seeded(f"rule-removed-v{version}"):
+        assert seen(control) is seen(free) is Verdict.DROPPED
+    try:
+        load()
+        assert (seen(control), seen(free)) == (Verdict.DROPPED, Verdict.INCONCLUSIVE)
+    finally:
+        load(*LINES, f"ip saddr {PEER}/32 ip protocol 112 accept")
+    assert seen(control) is Verdict.ACCEPTED
 
 
 # --- ENF-020: the sweep --------------------------------------------------------------------------

@@ -129,6 +129,28 @@ def test_more_clients_than_were_named_are_not_to_be_had(furnished, book, tmp_pat
         place.ask_client("direct", 2)
 
 
+def test_a_client_that_was_given_is_of_the_kind_that_is_wanted(furnished, book, tmp_path):
+    """A VF in the place of a normal port would show what a VF shows."""
+    network = furnished.network._create("network", {"name": "vip"})
+    subnet = furnished.network._create("subnet", {"network_id": network.id, "ip_version": 4})
+    server = furnished.compute._create("server", {"name": "given", "status": "ACTIVE"})
+    (access,) = (one for one in furnished.network.networks() if one.name == "access")
+    fixed = [{"subnet_id": subnet.id, "ip_address": f"203.0.113.{n}"} for n in (4, 5)]
+    for net, kind in ((access, "normal"), (network, "direct")):
+        furnished.network._create(
+            "port",
+            {"network_id": net.id, "device_id": server.id, "binding_vnic_type": kind,
+             "fixed_ips": fixed},
+        )  # fmt: skip
+    place = adopted(
+        furnished, book, tmp_path, client_ids=(server.id,), vip_network_id=network.id,
+        vip_subnet_ids=(subnet.id,),
+    )  # fmt: skip
+    assert place.ask_client().id == server.id
+    with pytest.raises(errors.ResourceMissing, match="on a normal port.*given.* is direct[.]"):
+        place.ask_client("normal")
+
+
 def test_a_piece_that_failed_is_not_tried_again(made, furnished, monkeypatch):
     tried = []
 
@@ -269,3 +291,36 @@ def test_without_an_administrator_there_is_no_such_flavor(furnished, book, tmp_p
 def test_a_guest_with_ports_of_any_roles(made, furnished):
     guest = made.ask_guest({"second": made.ask_member(1).ports["member"]}, "odd")
     assert set(guest.ports) == {"access", "second"}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "on_access", "says"),
+    [
+        (2, False, "given .*no port on the network of .sriov_lb. access_network"),
+        (1, True, "given .*has 1 IPv4 addresses; two are needed"),
+    ],
+)
+def test_what_a_client_that_was_given_lacks_is_said_before_anything_is_made(
+    furnished, book, tmp_path, addresses, on_access, says
+):
+    network = furnished.network._create("network", {"name": "vip"})
+    subnet = furnished.network._create("subnet", {"network_id": network.id, "ip_version": 4})
+    flavor = furnished.load_balancer._create("flavor", {"name": "sriov", "is_enabled": True})
+    server = furnished.compute._create("server", {"name": "given", "status": "ACTIVE"})
+    (access,) = (one for one in furnished.network.networks() if one.name == "access")
+    fixed = [
+        {"subnet_id": subnet.id, "ip_address": f"203.0.113.{n}"} for n in range(4, 4 + addresses)
+    ]
+    for net in (access, network) if on_access else (network,):
+        furnished.network._create(
+            "port",
+            {"network_id": net.id, "device_id": server.id, "binding_vnic_type": "direct",
+             "fixed_ips": fixed},
+        )  # fmt: skip
+    place = adopted(
+        furnished, book, tmp_path, client_ids=(server.id,), sriov_flavor_id=flavor.id,
+        vip_network_id=network.id, vip_subnet_ids=(subnet.id,),
+    )  # fmt: skip
+    with pytest.raises(errors.SriovLbError, match=says):
+        place.require()
+    assert not book.entries

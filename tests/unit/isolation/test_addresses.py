@@ -12,7 +12,7 @@ from scapy.layers.l2 import ARP, Ether
 from sriov_lb_tests.tests.isolation import reading, test_isolation
 from sriov_lb_tests.tests.isolation.reading import Station
 from sriov_lb_tests.verdicts import defects
-from sriov_lb_tests.verdicts.model import Broken
+from sriov_lb_tests.verdicts.model import Broken, Inconclusive
 from sriov_lb_tests.wire.capture import Frame
 
 HOLDER, PEER, CLIENT = "02:00:00:00:00:0a", "02:00:00:00:00:0b", "02:00:00:00:00:0c"
@@ -103,22 +103,23 @@ class Vantage:
     next_hop = None
     interface = SimpleNamespace(mac=CLIENT)
 
-    def __init__(self, frames):
-        self.frames = frames
+    def __init__(self, frames, known=HOLDER):
+        self.frames, self.known = frames, known
 
     @contextlib.contextmanager
     def capture(self):
         yield SimpleNamespace(frames=self.frames, incoming=self.frames)
 
     def resolve(self, _address):
-        return HOLDER
+        return self.known
 
     def ask_all(self, calls, tries):
         return []
 
 
-@pytest.mark.parametrize("frames", [FLUX, [answer("198.51.100.215")]])
-def test_the_test_fails_with_all_of_them(monkeypatch, tmp_path, frames):
+@pytest.fixture
+def look(monkeypatch, tmp_path):
+    """``look(frames, known)``: where these come in, and ``known`` answers the control."""
     test = test_isolation.TestIsolation("test_addresses_on_the_member_network_ipv4")
     test.seen, test._evidence, test.folder = {}, [], tmp_path
     test.place = SimpleNamespace(eaten=lambda interface, network: "somebody")
@@ -128,15 +129,24 @@ def test_the_test_fails_with_all_of_them(monkeypatch, tmp_path, frames):
     counting = SimpleNamespace(counting=lambda mac: contextlib.nullcontext())
     inside = SimpleNamespace(amphora=counting, vip_side=None, member_side=side)
 
-    def look():
+    def look(frames, known=HOLDER):
         test.only_own_addresses(
-            Vantage(frames), inside, side, STATIONS, ["203.0.113.111"], 4, "198.51.100.110",
-            "198.51.100.215",
+            Vantage(frames, known), inside, side, STATIONS, ["203.0.113.111"], 4,
+            "198.51.100.110", "198.51.100.215",
         )  # fmt: skip
 
-    if frames is FLUX:
-        with pytest.raises(Broken) as caught:
-            look()
-        assert list(caught.value.findings) == said(*FLUX)
-    else:
-        look()
+    return look
+
+
+def test_the_test_fails_with_all_of_them(look):
+    with pytest.raises(Broken) as caught:
+        look(FLUX)
+    assert list(caught.value.findings) == said(*FLUX)
+    look([answer("198.51.100.215")])
+
+
+def test_a_control_that_somebody_else_answers_hides_none_of_them(look):
+    with pytest.raises(Inconclusive, match=f"answered for by {CLIENT}, not by an amphora"):
+        look([answer("198.51.100.215")], CLIENT)
+    with pytest.raises(Broken):
+        look(FLUX, CLIENT)

@@ -59,7 +59,7 @@ class Sender:
 def test(monkeypatch, tmp_path):
     one = test_management.TestManagementSide("test_nothing_goes_through_from_the_management_side")
     one.seen, one.involved, one._evidence, one.folder = {}, {}, [], tmp_path
-    one.arrived, one.leaks, one.deaf = True, [], False
+    one.arrived, one.leaks, one.deaf, one.ours = True, [], False, False
     sender = Sender()
     one.place = SimpleNamespace(
         what="isolation", lb=None, versions=(4,), vip=lambda version: VIP,
@@ -82,7 +82,10 @@ def test(monkeypatch, tmp_path):
 
     @contextmanager
     def watched(inside, version):
-        own = Ether(src=inside.member_side.mac, dst=LINK.source) / IP() / TCP()
+        ends = {"src": inside.member_side.mac, "dst": LINK.source}
+        if one.ours:
+            ends = {"src": ends["dst"], "dst": ends["src"]}
+        own = Ether(**ends) / IP() / TCP()
         frames = [] if one.deaf else [Frame(0, 0, 60, bytes(own))]
         yield {
             "the member": (inside.member_side.mac, SimpleNamespace(frames=frames + one.leaks))
@@ -126,6 +129,12 @@ def test_what_never_came_to_the_amphora_proves_nothing(test):
 
 def test_a_capture_that_saw_nothing_of_the_amphora_proves_nothing(test):
     test.deaf = True
+    with pytest.raises(Inconclusive, match="the capture at the member did not see"):
+        look(test)
+
+
+def test_our_own_frames_to_the_amphora_are_not_its_own(test):
+    test.ours = True
     with pytest.raises(Inconclusive, match="the capture at the member did not see"):
         look(test)
 
