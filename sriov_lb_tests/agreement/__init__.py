@@ -19,7 +19,8 @@
   counting table says whether a packet passed whose acceptance gives no answer.
 
 Modules: ``subject`` (API objects), ``questions`` (policy to packets; pure), ``sending`` (packets to
-the wire), ``result`` (findings and sentences), ``check`` (the three together).
+the wire), ``result`` (findings and sentences), ``check`` (the three together), ``reboot`` (what an
+amphora will hold after one).
 
 Knows neither OpenStack nor Tempest: API objects come as mappings or as anything that has
 ``to_dict(original_names=True)``.

@@ -6,18 +6,17 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.agreement import Agreement, Reach, Seat, Subject, View, look
+from sriov_lb_tests.agreement.reboot import after_reboot
 from sriov_lb_tests.audit.places import Closed
 from sriov_lb_tests.policy.packet import Packet
 from sriov_lb_tests.policy.proof import disagreements
 from sriov_lb_tests.policy.ruleset import parse
-
-#: The listing of a kernel that nobody gave rules.
-NO_RULES = '{"nftables": []}'
 
 
 class State(enum.Enum):
@@ -134,6 +133,21 @@ class Audit:
             return f"Of load balancer {name} it cannot be told: {why}"
         return f"Load balancer {name} does what its API state says, as far as was looked."
 
+    def forget_captures(self, folder: Path) -> None:
+        """Name no capture any more: their folder goes with the command."""
+        named = f" Evidence: {folder}"
+        kept = [
+            replace(
+                check,
+                witnesses=tuple(replace(one, pcap=None) for one in check.witnesses),
+                unclear=tuple(text.partition(named)[0] for text in check.unclear),
+            )
+            for check in self.checks
+        ]
+        if kept != self.checks:
+            self.notes.append("captures were not kept; --artifacts DIR keeps them.")
+        self.checks = kept
+
 
 def _check(
     name: str,
@@ -173,25 +187,14 @@ def _kernel(on: Subject, seat: Seat) -> Check:
 def _disk(on: Subject, seat: Seat) -> Check:
     name = f"policy = rules file of {seat}, which its next reboot loads"
     started = time.monotonic()
-    policy, why, limit = on.policy(seat.own), "", 10
     try:
-        text = seat.inside.rules_on_disk()
-        if text is None:
-            why = "there is no rules file, so a reboot would load no rules: "
-    except errors.RulesDoNotLoad as error:
-        # nft loads a file as a whole or not at all.
-        text = None
-        why = f"the rules file does not load ({error.stderr.strip()}), so a reboot has no rules: "
-    except errors.SriovLbError as error:
-        return _check(name, (), [str(error)])
-    if text is None:
-        text, limit = NO_RULES, 1
-    try:
-        found = disagreements(policy, parse(text), limit=limit)
+        rules, why = after_reboot(seat.inside)
+        # Of rules that are not the file's one witness says all.
+        found = disagreements(on.policy(seat.own), parse(rules), limit=1 if why else 10)
     except errors.SriovLbError as error:
         return _check(name, (), [str(error)])
     witnesses = [
-        Witness(one.packet, one.too_open, f"{why}{one}")
+        Witness(one.packet, one.too_open, f"{why}: {one}" if why else str(one))
         for one in (*found.too_open, *found.too_closed)
     ]
     return _check(name, witnesses, seconds=time.monotonic() - started)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -82,6 +83,8 @@ def audit(load_balancer, schema, json_file, junit, **options) -> None:
         )
     from rich.console import Console
 
+    for option, path in (("--json", json_file), ("--junit", junit)):
+        _check_writable(option, path)
     with ExitStack() as stack:
         found = look_at(load_balancer, stack, **options)
     if json_file is not None:
@@ -95,6 +98,26 @@ def audit(load_balancer, schema, json_file, junit, **options) -> None:
     sys.exit(found.status)
 
 
+def _check_writable(option: str, path: Path | None) -> None:
+    """Before anything is asked: an audit whose result cannot be written down takes as long."""
+    if path is None or str(path) == "-":
+        return
+    # By os.path: a Path raises where we may not even look.
+    if os.path.isdir(path):
+        raise _unwritable(option, path, "it is a folder")
+    if not os.path.isdir(path.parent):
+        raise _unwritable(option, path, f"there is no folder {path.parent}")
+    if not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
+        raise _unwritable(option, path, "permission denied")
+
+
+def _unwritable(option: str, path: Path, why: str | None) -> errors.ConfigurationError:
+    return errors.ConfigurationError(
+        f"{option} {path} cannot be written: {why}.",
+        remedy=f"Name a file that can be written, in a folder that exists, with {option}.",
+    )
+
+
 def _write(option: str, path: Path, text: str) -> None:
     if str(path) == "-":
         click.echo(text, nl=False)
@@ -102,10 +125,7 @@ def _write(option: str, path: Path, text: str) -> None:
     try:
         path.write_text(text)
     except OSError as error:
-        raise errors.ConfigurationError(
-            f"{option} {path} cannot be written: {error.strerror}.",
-            remedy=f"Name a file in a folder that exists with {option}.",
-        ) from error
+        raise _unwritable(option, path, error.strerror) from error
 
 
 def look_at(name, stack: ExitStack, *, count: bool, next_hop, artifacts, **options):
@@ -117,7 +137,8 @@ def look_at(name, stack: ExitStack, *, count: bool, next_hop, artifacts, **optio
             "Neither --amphora-key nor --vantage is given: there is nothing to compare with.",
             remedy="Give a key for the amphorae, a host on the VIP's network, or both.",
         )
-    if artifacts is None:
+    kept = artifacts is not None
+    if not kept:
         folder = tempfile.TemporaryDirectory(prefix="sriov-lb-audit-")
         artifacts = Path(stack.enter_context(folder))
     opened = open_all(name, stack, artifacts, next_hop=next_hop, **options)
@@ -148,6 +169,8 @@ def look_at(name, stack: ExitStack, *, count: bool, next_hop, artifacts, **optio
     found.changed = places.changed(opened.user, opened.subject)
     if found.changed:
         found.notes.append(found.changed)
+    if not kept:
+        found.forget_captures(artifacts)
     return found
 
 
@@ -155,7 +178,7 @@ class Opened:
     """What the options lead to."""
 
     def __init__(self) -> None:
-        self.user = self.subject = self.vantage = self.reach = None
+        self.user = self.subject = self.vantage = self.reach = self.jump = None
         self.seats, self.closed, self.notes, self.hidden = [], [], [], ""
 
 
@@ -185,25 +208,11 @@ def open_all(
     from sriov_lb_tests.audit import places
     from sriov_lb_tests.wire.ssh import Pins
 
-    if not cloud:
-        raise errors.ConfigurationError(
-            "--cloud is missing and OS_CLOUD is not set; expected an entry of clouds.yaml.",
-            remedy="Name the entry with --cloud; etc/clouds.yaml.sample shows one.",
-        )
-    if amphora_key:
-        places.check_key("--amphora-key", amphora_key)
-    login = None
-    if vantage:
-        login = places.Login.of("--vantage", vantage, vantage_key, "--vantage-key")
-        if not interface:
-            raise errors.ConfigurationError(
-                f"--vantage {vantage} is given without --interface.",
-                remedy="Name its interface on the VIP's network, such as --interface ens4.",
-            )
-    made = Opened()
-    pins = Pins()
-    way = places.jump_host(jump, jump_key, amphora_key or vantage_key, pins)
-    if way is not None:
+    login = _checked(cloud, amphora_key, vantage, vantage_key, interface)
+    made, pins, way = Opened(), Pins(), None
+    made.jump = places.jump_login(jump, jump_key, amphora_key or vantage_key)
+    if made.jump is not None:
+        way = made.jump.host(f"jump host {made.jump.address}", pins=pins)
         stack.callback(way.close)
     made.user, admin = places.connections(cloud, admin_cloud, clouds_file)
     lb = places.find(made.user, cloud, name)
@@ -221,6 +230,31 @@ def open_all(
             made.vantage, made.subject, made.user, links, made.notes.append
         )
     return made
+
+
+def _checked(cloud: str, amphora_key: str, vantage: str, vantage_key: str, interface: str):
+    """The vantage's login; None without ``--vantage``.
+
+    :raises ConfigurationError: an option is missing, or names what is not there.
+    """
+    from sriov_lb_tests.audit import places
+
+    if not cloud:
+        raise errors.ConfigurationError(
+            "--cloud is missing and OS_CLOUD is not set; expected an entry of clouds.yaml.",
+            remedy="Name the entry with --cloud; etc/clouds.yaml.sample shows one.",
+        )
+    if amphora_key:
+        places.check_key("--amphora-key", amphora_key)
+    if not vantage:
+        return None
+    login = places.Login.of("--vantage", vantage, vantage_key, "--vantage-key")
+    if not interface:
+        raise errors.ConfigurationError(
+            f"--vantage {vantage} is given without --interface.",
+            remedy="Name its interface on the VIP's network, such as --interface ens4.",
+        )
+    return login
 
 
 def describe(subject) -> dict:

@@ -261,11 +261,8 @@ def vantage(
     return made
 
 
-def jump_host(text: str, key: str, fallback: str, pins: Pins | None) -> SshHost | None:
-    if not text:
-        return None
-    login = Login.of("--jump", text, key or fallback, "--jump-key")
-    return login.host(f"jump host {login.address}", pins=pins)
+def jump_login(text: str, key: str, fallback: str) -> Login | None:
+    return Login.of("--jump", text, key or fallback, "--jump-key") if text else None
 
 
 def reach(

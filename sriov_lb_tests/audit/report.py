@@ -45,9 +45,10 @@ def to_json(audit: Audit) -> dict[str, Any]:
 
 
 def junit(audit: Audit) -> str:
-    """One test case for each check: a disagreement fails, what could not be told is an error."""
+    """One test case for each check: a disagreement fails, what could not be told is an error; that
+    is all of it, when something changed meanwhile."""
     name = audit.load_balancer["name"] or audit.load_balancer["id"]
-    counts = [check.state for check in audit.checks]
+    counts = [State.UNCLEAR if audit.changed else check.state for check in audit.checks]
     suite = ElementTree.Element(
         "testsuite",
         name=f"sriov-lb audit of {name}",
@@ -58,20 +59,21 @@ def junit(audit: Audit) -> str:
         time=f"{sum(check.seconds for check in audit.checks):.3f}",
         timestamp=audit.started[:19],
     )
-    for check in audit.checks:
+    for check, state in zip(audit.checks, counts, strict=True):
         case = ElementTree.SubElement(
             suite, "testcase", classname="sriov_lb_tests.audit", name=check.name,
             time=f"{check.seconds:.3f}",
         )  # fmt: skip
-        if check.state is State.DISAGREEMENT:
-            kind, lines = "failure", [one.explanation for one in check.witnesses]
-        elif check.state is State.UNCLEAR:
-            kind, lines = "error", list(check.unclear)
+        seen = [one.explanation for one in check.witnesses]
+        if state is State.DISAGREEMENT:
+            kind, lines = "failure", seen
+        elif state is State.UNCLEAR:
+            kind, lines = "error", [*seen, *check.unclear]
         else:
             if check.one_sided:
                 ElementTree.SubElement(case, "system-out").text = "\n".join(check.one_sided)
             continue
-        said = ElementTree.SubElement(case, kind, message=check.sentence)
+        said = ElementTree.SubElement(case, kind, message=audit.changed or check.sentence)
         said.text = "\n".join(lines)
     ElementTree.indent(suite)
     text = ElementTree.tostring(suite, encoding="unicode")

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ import click
 
 from sriov_lb_tests import errors
 
-#: Opens what the options name: user, subject, seats, closed, vantage, reach, notes.
+#: Opens what the options name: user, subject, seats, closed, vantage, reach, jump, notes.
 Open = Callable[..., Any]
 
 
@@ -160,10 +161,7 @@ def prepared(found: Any, out: Path, options) -> Any:
     subject, vantage = found.subject, found.vantage
     policies = {seat.id: subject.policy(seat.own) for seat in found.seats}
     holder = holder_of(found.seats, policies)
-    way = {
-        "user": options["amphora_user"], "key": str(Path(options["amphora_key"]).resolve()),
-        "jump": options["jump"], "jump_key": options["jump_key"],
-    }  # fmt: skip
+    way = way_to(options["amphora_user"], options["amphora_key"], found.jump)
     ways = {
         entry["id"]: {**way, "address": entry["lb_network_ip"]} for entry in subject.amphorae
     }
@@ -182,6 +180,19 @@ def prepared(found: Any, out: Path, options) -> Any:
         }
     )
     return here
+
+
+def way_to(user: str, key: str, jump: Any) -> dict[str, Any]:
+    """What whoever restores needs to get to an amphora, from whatever folder.
+
+    :param jump: user, address, port and key of the jump host; None where there is none.
+    """
+
+    def absolute(path: str) -> str:
+        return str(Path(path).resolve())
+
+    through = {**asdict(jump), "key": absolute(jump.key)} if jump is not None else None
+    return {"user": user, "key": absolute(key), "jump": through}
 
 
 def run(here: Any, wanted, out: Path, clean_repeats: int) -> int:
@@ -249,7 +260,7 @@ def put_back(folder: Path, force: bool) -> int:
     for path in paths:
         saved = seeding.Saved.read(path)
         way = SimpleNamespace(**saved.way)
-        jump = _jump(way)
+        jump = _jump(path, way.jump)
         host = SshHost(
             way.address, user=way.user, key_file=way.key, jump=jump,
             name=f"amphora {saved.amphora} ({way.address})", deadline=15,
@@ -262,14 +273,22 @@ def put_back(folder: Path, force: bool) -> int:
     return 0
 
 
-def _jump(way):
+def _jump(path: Path, way: Any) -> Any:
+    """The jump host that ``path`` names.
+
+    :raises JournalCorrupt: as older versions did, in words.
+    """
     from sriov_lb_tests.wire.ssh import SshHost
 
-    if not way.jump:
+    if not way:
         return None
-    user, _, rest = way.jump.removeprefix("ssh://").partition("@")
-    address, _, port = rest.partition(":")
+    if isinstance(way, str):
+        raise errors.JournalCorrupt(
+            f"{path} names the jump host as {way!r}: an older version wrote it.",
+            remedy="Restore with the version that wrote it, or let Octavia write the rules again: "
+            "change one of the listeners.",
+        )
     return SshHost(
-        address, user=user, port=int(port or 22), key_file=way.jump_key or way.key,
-        name=f"jump host {address}", deadline=15,
+        way["address"], user=way["user"], port=way["port"], key_file=way["key"],
+        name=f"jump host {way['address']}", deadline=15,
     )  # fmt: skip

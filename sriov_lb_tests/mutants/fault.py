@@ -185,6 +185,7 @@ class Fault:
         harmless, which the proof has to recognise.
     :param unseen: why no packet from the VIP network can show it; "" when one can.
     :param make: the change for one ruleset.
+    :param backup: whether it goes into the amphora of a pair that does not hold the VIP.
     """
 
     id: str
@@ -192,6 +193,7 @@ class Fault:
     tests: tuple[Test, ...]
     make: Make
     unseen: str = ""
+    backup: bool = False
 
     @property
     def harmless(self) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.agreement import Seat
@@ -33,7 +34,7 @@ class Run:
         subjects: Subjects,
         folder: Path,
         *,
-        ways: Mapping[str, Mapping[str, str]] | None = None,
+        ways: Mapping[str, Mapping[str, Any]] | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.on, self.say = subjects, say
@@ -121,33 +122,30 @@ class Run:
 
     def _aim(self, fault: Fault) -> tuple[Seat, Seeder, Target, Change] | None:
         """Where a fault goes and what it is there; None when there is nothing for it."""
-        for seat in (self.on.holder, self.backup):
-            if seat is None:
-                continue
-            seeder = self.seeders[seat.id]
-            before = seeder.listing()
-            target = Target(
-                before,
-                self.on.policies[seat.id],
-                backup=seat is not self.on.holder,
-                rules_file=seeder.saved.rules_file,
-                settings=seeder.settings(),
-            )
-            if seat is not self.on.holder and not fault.id.startswith("one-of-pair"):
-                break
-            change = fault.make(target)
-            if change is not None:
-                return seat, seeder, target, change
-        return None
+        seat = self.backup if fault.backup else self.on.holder
+        if seat is None:
+            return None
+        seeder = self.seeders[seat.id]
+        target = Target(
+            seeder.listing(),
+            self.on.policies[seat.id],
+            backup=fault.backup,
+            rules_file=seeder.saved.rules_file,
+            settings=seeder.settings(),
+        )
+        change = fault.make(target)
+        return None if change is None else (seat, seeder, target, change)
 
     def _seeded(
         self, fault: Fault, seat: Seat, seeder: Seeder, target: Target, change: Change
     ) -> Row:
-        if change.routes and not self.tests.applies(Test.FORWARDING):
-            return Row(fault, Result.NOT_APPLICABLE, detail=change.detail)
+        unasked = [why for one in change.routes if (why := self.tests.no_forwarding(one))]
+        if unasked:
+            why = "; ".join(unasked)
+            return Row(fault, Result.NOT_APPLICABLE, detail=change.detail, why=why)
         started = time.monotonic()
-        differs, broken, sendable = self._read(seat, target, change, fault)
         try:
+            differs, broken, sendable = self._read(seat, target, change, fault)
             with self._flows() as contexts:
                 with seeder.seeded(fault.id, target.listing, change):
                     if change.repair:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.amphora import Amphora
@@ -67,7 +68,7 @@ class Saved:
     :param seeded: "" when nothing is seeded, else the fault's id.
     :param applied: the ruleset's text with the fault in it; "" while that is being done.
     :param touched: what beside the rules: ``settings``, ``file``.
-    :param way: how to get there, for whoever restores.
+    :param way: how to get there, for whoever restores, from whatever folder.
     """
 
     amphora: str
@@ -78,7 +79,7 @@ class Saved:
     seeded: str = ""
     applied: str = ""
     touched: list[str] = field(default_factory=list)
-    way: dict[str, str] = field(default_factory=dict)
+    way: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Saved:
@@ -118,7 +119,7 @@ class Seeder:
         folder: Path,
         *,
         rules_file: str | None = RULES_FILE,
-        way: Mapping[str, str] | None = None,
+        way: Mapping[str, Any] | None = None,
     ) -> None:
         self.amphora, self.name, self.path = amphora, name, folder / f"restore-{name}.json"
         self._file = rules_file
@@ -140,7 +141,7 @@ class Seeder:
 
     # what is there
 
-    def _look(self, way: dict[str, str]) -> Saved:
+    def _look(self, way: dict[str, Any]) -> Saved:
         texts = {
             name: text
             for name, text in tables_of(self.amphora.nft("list", "ruleset")).items()
@@ -186,7 +187,22 @@ class Seeder:
 
         :param before: what is there, as :meth:`listing` read it.
         :raises CommandFailed: nft refuses it; nothing is changed then.
+        :raises NotRestored: somebody changed the rules since the run began; nothing is seeded then.
         """
+        self._check_unchanged()
+        self._put_in(fault, before, change)
+
+    def _check_unchanged(self) -> None:
+        # What is put back later is what there was when the run began: were it something else now,
+        # restore() would undo what Octavia did meanwhile, and prove that it is undone.
+        if self._plain() != self.saved.plain:
+            raise errors.NotRestored(
+                f"The rules of amphora {self.name} were changed since the run began; nothing was "
+                "seeded.",
+                remedy="No fault is in them. Begin again while nobody changes the load balancer.",
+            )
+
+    def _put_in(self, fault: str, before: Listing, change: Change) -> None:
         self.saved.seeded, self.saved.applied = fault, ""
         self.saved.touched = [
             what
@@ -263,8 +279,10 @@ class Seeder:
     @contextmanager
     def seeded(self, fault: str, before: Listing, change: Change) -> Iterator[None]:
         """The fault is in while the block runs."""
+        # Outside: what was not seeded is not put back either.
+        self._check_unchanged()
         try:
-            self.seed(fault, before, change)
+            self._put_in(fault, before, change)
             yield
         finally:
             self.restore()

@@ -17,6 +17,7 @@ from scapy.packet import Raw
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.agreement import Question, Reach, Seat, questions, send
+from sriov_lb_tests.agreement.reboot import after_reboot
 from sriov_lb_tests.agreement.sending import Answered, sendable
 from sriov_lb_tests.amphora import Amphora, Counts, Stage
 from sriov_lb_tests.amphora.amphora import RULES_FILE
@@ -236,10 +237,6 @@ class Tests:
                 found.add(Test.NEIGHBOURS)
         return found
 
-    def applies(self, test: Test) -> bool:
-        """Whether a column can say anything here."""
-        return test in self.applicable()
-
     # static
 
     def interfaces(self, seat: Seat) -> tuple[str, ...]:
@@ -268,20 +265,10 @@ class Tests:
         """Policy against what a reboot would load."""
         out = Outcome()
         for seat in self.on.seats:
-            policy = self.on.policies[seat.id]
-            try:
-                text = seat.inside.rules_on_disk(self.on.rules_file)
-            except errors.RulesDoNotLoad as error:
-                out.alarms.append(f"{seat}: the rules file does not load: {error.stderr.strip()}")
-                continue
-            if text is None:
-                if policy.listeners:
-                    out.alarms.append(f"{seat}: there is no rules file, a reboot loads nothing")
-                continue
-            found = disagreements(policy, parse(text), limit=2)
-            out.alarms += [
-                f"{seat}, after a reboot: {one}" for one in (*found.too_open, *found.too_closed)
-            ]
+            rules, why = after_reboot(seat.inside, self.on.rules_file)
+            found = disagreements(self.on.policies[seat.id], parse(rules), limit=2)
+            said = f"{seat}, after a reboot: {why}: " if why else f"{seat}, after a reboot: "
+            out.alarms += [f"{said}{one}" for one in (*found.too_open, *found.too_closed)]
         return out
 
     # on the wire
@@ -303,10 +290,9 @@ class Tests:
         return list(found.values())
 
     def _request(self, vip: str, port: int, source: str) -> tuple[bool, str]:
-        try:
-            answer = self.on.vantage.http(vip, port, source=source, timeout=2.0)
-        except errors.AgentFailed as error:
-            return False, error.message
+        answer, why = self.on.vantage.http_or_why(vip, port, source=source, timeout=2.0)
+        if answer is None:
+            return False, why
         return answer.status < 500, f"status {answer.status}"
 
     def requests(self) -> Outcome:
@@ -440,11 +426,11 @@ class Tests:
         out, vantage = Outcome(), self.on.vantage
         self.interfaces(self.on.holder)
         mac = self._interfaces[self.on.holder.id][self.on.policy.vip_interface].mac
-        for version in self._contexts:
-            pair = self._pair(version) if version in versions else None
-            if pair is None:
+        for version in versions:
+            if why := self.no_forwarding(version):
+                out.unclear.append(why)
                 continue
-            source, target = pair
+            source, target = self._pair(version)
             tag = vantage.identities.next().tag
             ether = Ether(src=vantage.interface.mac, dst=mac)
             header = IP(src=source, dst=target) if version == 4 else IPv6(src=source, dst=target)
@@ -468,6 +454,14 @@ class Tests:
                     f"{mac}, was passed on {len(back)} times: it routes."
                 )
         return out
+
+    def no_forwarding(self, version: int) -> str:
+        """Why forwarding cannot be asked about over an IP version; "" when it can."""
+        if version not in self._contexts:
+            return f"IPv{version}: a listener that one of our addresses reaches is needed"
+        if self._pair(version) is None:
+            return f"IPv{version}: two addresses of ours on the link are needed"
+        return ""
 
     def _pair(self, version: int) -> tuple[str, str] | None:
         """Two addresses of ours on the link."""

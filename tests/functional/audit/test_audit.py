@@ -7,10 +7,13 @@ import jsonschema
 import pytest
 
 from sriov_lb_tests.agreement import Reach, Seat, Subject
+from sriov_lb_tests.agreement.reboot import DROP_ALL
 from sriov_lb_tests.amphora import Amphora
 from sriov_lb_tests.audit import checks, report
 from sriov_lb_tests.audit.checks import Audit, State
 from sriov_lb_tests.audit.command import describe
+from sriov_lb_tests.policy.proof import difference
+from sriov_lb_tests.policy.ruleset import parse
 from sriov_lb_tests.wire.namespace import NamespaceHost
 from sriov_lb_tests.wire.vantage import Vantage
 
@@ -128,13 +131,20 @@ def test_rules_that_the_next_reboot_would_load(audit):
 
 
 @pytest.mark.parametrize(
-    ("disk", "words"), [(None, "no rules file"), (("tcp dport nonsense accept",), "does not load")]
+    ("disk", "words", "too_open"),
+    [(None, "no rules file", False), (("tcp dport nonsense accept",), "does not load", True)],
 )
-def test_a_reboot_that_would_load_no_rules(audit, disk, words):
+def test_a_reboot_that_would_not_load_the_rules(audit, disk, words, too_open):
     found, states = audit(disk=disk)
     assert states == [CLEAN, BAD, CLEAN] and found.status == 1
     (witness,) = found.checks[1].witnesses
-    assert words in witness.explanation and witness.too_open
+    assert words in witness.explanation and witness.too_open is too_open
+
+
+def test_what_octavia_loads_without_a_file_is_known(bed, testbed):
+    bed.within("amphora", "nft", "flush", "ruleset")
+    bed.nft(testbed.octavia_rules(drop_all=True), "-o")
+    assert difference(parse(bed.ruleset()), parse(DROP_ALL)) is None
 
 
 def test_a_vip_that_nobody_answers_for(audit, bed, testbed):

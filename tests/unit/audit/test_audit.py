@@ -2,7 +2,9 @@
 """The audit's forms, and what it says when something is wrong with its options."""
 
 import json
+import os
 from contextlib import ExitStack
+from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -18,6 +20,7 @@ from sriov_lb_tests.agreement import Agreement, Seat, Subject
 from sriov_lb_tests.audit import checks, command, places, report
 from sriov_lb_tests.audit.checks import Audit, Check, State, Witness
 from sriov_lb_tests.policy.packet import Packet
+from sriov_lb_tests.wire.exchange import Observation, Verdict
 
 PACKET = Packet("eth1", "192.0.2.1", "198.51.100.20", 6, sport=40000, dport=80)
 LB = {"id": "lb-1", "name": "shop", "vips": ["198.51.100.20"], "provisioning_status": "ACTIVE",
@@ -49,6 +52,35 @@ def test_status_and_forms(found, status):
     assert int(suite.get("failures")) == sum(one is BAD for one in found)
     assert int(suite.get("errors")) == sum(one is DUMB for one in found)
     assert len(suite.findall("testcase")) == len(found)
+
+
+def test_what_changed_meanwhile_is_no_failure_for_ci():
+    audit = made(CLEAN, BAD, DUMB)
+    audit.changed = "load balancer shop was changed meanwhile"
+    assert audit.status == 2
+    suite = ElementTree.fromstring(report.junit(audit).partition("\n")[2])
+    assert (suite.get("failures"), suite.get("errors")) == ("0", "3")
+    assert not suite.findall("testcase/failure")
+    said = suite.findall("testcase/error")
+    assert [one.get("message") for one in said] == [audit.changed] * 3
+    assert OPEN.explanation in said[1].text
+
+
+def test_captures_that_are_gone_are_not_named():
+    folder = Path("/tmp/sriov-lb-audit-x")
+    seen = Observation(None, Verdict.INCONCLUSIVE, "no control", (), (), None, 0, 0, None,
+                       pcap=folder / "0001-probe.pcap")  # fmt: skip
+    audit = made(CLEAN, BAD, Check("policy = wire", State.UNCLEAR, (), (f"a ping: {seen}",), 3))
+    audit.forget_captures(folder)
+    assert audit.checks[2].unclear == ("a ping: no control",)
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))
+    report.render(audit, console)
+    for text in (console.export_text(), json.dumps(report.to_json(audit)), report.junit(audit)):
+        assert ".pcap" not in text and str(folder) not in text
+    assert audit.notes[1:] == ["captures were not kept; --artifacts DIR keeps them."]
+    clean = made(CLEAN)
+    clean.forget_captures(folder)
+    assert clean.notes == ["a note"], "there was none that could be missed"
 
 
 def test_the_table_names_the_witness():
@@ -114,7 +146,7 @@ def test_clean_rulesets_tell_the_other_side(monkeypatch):
     assert f"told by the rulesets alone: {ONE_SIDE.partly[0]}" in console.export_text()
 
 
-def audited(monkeypatch, seats=(), closed=()):
+def audited(monkeypatch, seats=(), closed=(), artifacts="x"):
     """``sriov-lb audit`` from a vantage that sees one side only."""
     opened = command.Opened()
     opened.user, opened.subject, opened.reach = None, SUBJECT, None
@@ -125,20 +157,31 @@ def audited(monkeypatch, seats=(), closed=()):
     monkeypatch.setattr(places, "changed", lambda user, subject: "")
     monkeypatch.setattr(checks, "inside", lambda subject, seat: [CLEAN, CLEAN])
     monkeypatch.setattr(checks, "look", lambda *a, **k: ONE_SIDE)
-    options = {"count": False, "next_hop": None, "artifacts": "x", "vantage": "a@b"}
+    options = {"count": False, "next_hop": None, "artifacts": artifacts, "vantage": "a@b"}
     with ExitStack() as stack:
-        found = command.look_at("shop", stack, amphora_key="", **options)
-    return found.status, found.checks[-1].state
+        return command.look_at("shop", stack, amphora_key="", **options)
+
+
+@pytest.mark.parametrize(("artifacts", "named"), [(Path("x"), "x.pcap"), (None, None)])
+def test_captures_are_named_where_they_are_kept(monkeypatch, artifacts, named):
+    monkeypatch.setattr(checks, "wire", lambda *a: BAD)
+    found = audited(monkeypatch, artifacts=artifacts)
+    assert found.checks[-1].witnesses[0].pcap == named
 
 
 def test_the_command_hands_the_rulesets_to_the_wire(monkeypatch):
     """The only allowed CIDR around the vantage, no --link: without a key nobody knows."""
     seat = Seat("a1", "198.51.100.30", "", None)
-    assert audited(monkeypatch) == (2, State.UNCLEAR)
-    assert audited(monkeypatch, [seat]) == (0, State.CLEAN)
+
+    def ended(*arguments):
+        found = audited(monkeypatch, *arguments)
+        return found.status, found.checks[-1].state
+
+    assert ended() == (2, State.UNCLEAR)
+    assert ended([seat]) == (0, State.CLEAN)
     # The other amphora of a pair may be the one that answers.
     away = places.Closed("a2", "ssh says no")
-    assert audited(monkeypatch, [seat], [away]) == (2, State.UNCLEAR)
+    assert ended([seat], [away]) == (2, State.UNCLEAR)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +223,7 @@ class Inside:
     def __init__(self, disk):
         self.disk = disk
 
-    def rules_on_disk(self):
+    def rules_on_disk(self, _path):
         if isinstance(self.disk, Exception):
             raise self.disk
         return self.disk
@@ -207,6 +250,15 @@ def test_the_rules_file_is_held_against_the_policy(disk, state, words):
     kernel, found = checks.inside(SUBJECT, Seat("a1", "198.51.100.30", "", Inside(disk)))
     assert found.state is state and words in found.sentence
     assert kernel.state is State.UNCLEAR and "synproxy" in kernel.sentence
+
+
+def test_without_a_listener_no_rules_file_is_needed():
+    """Octavia writes one that lets nobody in before the interface comes up."""
+    empty = Subject(SUBJECT.load_balancer, (), (), SUBJECT.amphorae)
+    seat = Seat("a1", "198.51.100.30", "", Inside(None))
+    assert checks.inside(empty, seat)[1].state is State.CLEAN
+    (witness,) = checks.inside(SUBJECT, seat)[1].witnesses
+    assert not witness.too_open and "lets nobody in" in witness.explanation
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -241,6 +293,54 @@ def test_a_wrong_option_is_named_in_one_message(run, arguments, words):
     for word in words:
         assert word in done.output
     assert "Traceback" not in done.output and len(done.output.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit"])
+@pytest.mark.parametrize(
+    ("where", "words"), [("none/out", "there is no folder"), (".", "it is a folder")]
+)
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_asked(
+    run, monkeypatch, tmp_path, option, where, words
+):
+    monkeypatch.setattr(command, "look_at", lambda *a, **k: pytest.fail("it was asked"))
+    done = run("audit", "shop", option, tmp_path / where)
+    assert done.exit_code == 2, done.output
+    for word in (option, str(tmp_path), words, f"folder that exists, with {option}"):
+        assert word in done.output
+
+
+def test_a_file_without_permission_is_named_before_anything_is_asked(run, monkeypatch, tmp_path):
+    # As root everything may be written.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr(command, "look_at", lambda *a, **k: pytest.fail("it was asked"))
+    done = run("audit", "shop", "--junit", tmp_path / "out.xml")
+    assert done.exit_code == 2 and "permission denied" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_can_be_written_are(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "look_at", lambda *a, **k: made(CLEAN))
+    done = run("audit", "shop", "--json", "-", "--junit", tmp_path / "out.xml")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["state"] == "clean"
+    assert "testsuite" in (tmp_path / "out.xml").read_text()
+
+
+def test_the_jump_host_that_was_named_is_known(monkeypatch):
+    """Whoever has to come back later goes the same way."""
+    monkeypatch.setattr(places, "connections", lambda *a: (None, None))
+    monkeypatch.setattr(places, "find", lambda *a: None)
+    monkeypatch.setattr(places, "subject", lambda *a: (SUBJECT, ""))
+    monkeypatch.setattr(places, "seats", lambda *a, **k: ([], []))
+    options = dict.fromkeys(
+        ("admin_cloud", "clouds_file", "jump_key", "vantage", "vantage_key", "interface"), ""
+    )
+    with ExitStack() as stack:
+        opened = command.open_all(
+            "shop", stack, Path("x"), cloud="c", amphora_key=__file__, amphora_user="u",
+            jump="ssh://u@[2001:db8::1]:2222/", vantage_jump=False, links=(), **options,
+        )  # fmt: skip
+    assert opened.jump == places.Login("u", "2001:db8::1", 2222, __file__)
 
 
 def test_the_schema_is_printed(run):
