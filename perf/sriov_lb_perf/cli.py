@@ -83,10 +83,8 @@ def target_options(function: Callable) -> Callable:
         ),
         click.option(
             "--substrate",
-            default="unknown",
-            show_default=True,
             type=click.Choice(["hardware", "igb", "macvlan", "none", "unknown"]),
-            help="What plays the VF; kept with the result.",
+            help="What plays the VF; kept with the result.  [default: unknown]",
         ),
         click.option(
             "--targets",
@@ -157,18 +155,7 @@ def _pair(options: dict):
     from .clients import Client
 
     if options["targets"]:
-        given = [
-            name
-            for name, value in (
-                ("--sriov-vip", options["sriov_vip"]),
-                ("--normal-vip", options["normal_vip"]),
-                ("--client", options["clients"]),
-                ("--large", options["large"]),
-            )
-            if value
-        ]
-        if given:
-            raise errors.BadTarget(f"--targets and {', '.join(given)} exclude each other.")
+        _alone("targets", options)
         return targets.load(options["targets"])
     missing = [
         name
@@ -190,8 +177,30 @@ def _pair(options: dict):
         clients=tuple(
             Client.parse(text, key_file=options["ssh_key"]) for text in options["clients"]
         ),
-        substrate=options["substrate"],
+        substrate=options["substrate"] or "unknown",
     )
+
+
+def _alone(option: str, options: dict) -> None:
+    """What ``--targets`` and ``--from-cloud`` say themselves must not be said beside them.
+
+    :raises BadTarget: it is.
+    """
+    from . import errors
+
+    beside = ("targets", "sriov_vip", "normal_vip", "clients", "ssh_key", "large", "substrate")
+    names = {"clients": "client"}
+    given = [
+        "--" + names.get(name, name).replace("_", "-")
+        for name in beside
+        if name != option and options[name]
+    ]
+    if given:
+        raise errors.BadTarget(
+            f"--{option.replace('_', '-')} and {', '.join(given)} exclude each other.",
+            remedy="Say it in the target file; with --from-cloud [sriov_lb] substrate says what "
+            "plays the VF, and clients and objects are made.",
+        )
 
 
 def _command() -> list[str]:
@@ -238,7 +247,7 @@ def compare(**options) -> None:
 def _compare(options: dict):
     """Run a comparison as the options say and write its page."""
     from . import compare as comparing
-    from . import errors, profiles
+    from . import profiles
     from .report import page
     from .results import store
 
@@ -249,11 +258,7 @@ def _compare(options: dict):
     if options["from_cloud"]:
         from . import provision
 
-        given = [name for name in ("targets", "sriov_vip", "normal_vip") if options[name]]
-        if given:
-            raise errors.BadTarget(
-                f"--from-cloud and --{given[0].replace('_', '-')} exclude each other."
-            )
+        _alone("from_cloud", options)
         context = provision.twins(
             options["config_file"],
             needs=profile.needs,

@@ -22,7 +22,7 @@ from .model import Stage
 from .swarm.station import REPORT_INTERVAL
 
 #: Seconds between two trials: connections are opened, processes are told, locust reports.
-TRIAL_OVERHEAD = 0.15
+TRIAL_OVERHEAD = 0.12
 #: A probe is told directly, and only a block's end is written to disk.
 PROBE_OVERHEAD = 0.05
 #: A load beside a probe ends after it, and is over when its worker has said so.

@@ -2,11 +2,10 @@
 """Is the instrument true? Series of whole comparisons whose right answer is known.
 
 The comparisons are ordinary ones (interleaved blocks, the same statistics and gates); only their
-trials are short, 0.2 s instead of the standard profile's 1.5 to 2 s, so that a series of twenty
-takes minutes. Shorter trials scatter more and have wider intervals; what is tested here (how often
-a difference is claimed, whether the interval holds the truth) does not depend on their width.
-``SRIOV_LB_BENCH_TRIAL=1.5`` makes them as long as the standard's: then a series takes most of an
-hour.
+trials are short and their blocks few, so that a series of twenty takes minutes. That makes wider
+intervals; what is tested here (how often a difference is claimed, whether the interval holds the
+truth) does not depend on their width. ``SRIOV_LB_BENCH_TRIAL=1.5`` makes trials of 1.5 s: then a
+series takes most of an hour.
 """
 
 from __future__ import annotations

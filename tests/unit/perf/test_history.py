@@ -466,6 +466,9 @@ def test_results_can_be_printed_and_pages_written_again(made_run):
         (["--targets", "none.yaml"], "--targets none.yaml"),
         (["--from-cloud"], "--config-file"),
         (["--from-cloud", "--sriov-vip", "http://x/"], "exclude each other"),
+        (["--from-cloud", "--substrate", "hardware"], "--from-cloud and --substrate exclude"),
+        (["--from-cloud", "--client", "local", "--targets", "f"], "and --targets, --client ex"),
+        (["--targets", "f", "--ssh-key", "k"], "--targets and --ssh-key exclude each other"),
         (["--from-cloud", "--config-file", "none.conf"], "no such file"),
     ],
 )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sriov_lb_perf import profiles
 from sriov_lb_perf.statistics import decisions, estimates, verdict
 from sriov_lb_perf.statistics.verdict import Blocks, Claim
 
@@ -80,6 +81,45 @@ def test_intervals_cover_what_they_say(monkeypatch):
     for draw in (lambda: source.normal(0, 1, 6), lambda: source.standard_t(3, 6)):
         hits = sum(estimates.interval(draw()).contains(0.0) for _ in range(200))
         assert 0.90 <= hits / 200 <= 0.99
+
+
+RULES = sorted(
+    {
+        (stage.blocks, stage.most)
+        for name in profiles.names()
+        for stage in profiles.load(name).stages
+        if stage.until is not None
+    }
+)
+
+
+def errs(least: int, most: int, middle: float) -> float:
+    """How often a t test at 5 % of equals calls them different, stopped by an interval's width.
+
+    :param middle: blocks after which an interval is on average as narrow as the rule wants.
+    """
+    until = stats.t.ppf(0.975, middle - 1) / math.sqrt(middle)
+    made = np.random.default_rng(least * most).normal(0, 1, (10_000, most))
+    count = np.arange(1, most + 1)
+    mean = made.cumsum(1) / count
+    freedom = np.maximum(count - 1, 1)
+    spread = np.sqrt(((made**2).cumsum(1) - count * mean**2) / freedom)
+    width = stats.t.ppf(0.975, freedom) * spread / np.sqrt(count)
+    ends = (width <= until) & (count >= least)
+    ends[:, -1] = True
+    at = np.arange(len(made)), ends.argmax(1)
+    return float((abs(mean[at]) > width[at]).mean())
+
+
+@pytest.mark.parametrize(("least", "most"), RULES)
+def test_the_profiles_rules_of_stopping_cost_little(least, most):
+    for middle in (least, (least + most) / 2, most):
+        assert 0.04 < errs(least, most, middle) < 0.065
+
+
+def test_a_rule_that_may_stop_very_early_costs_more():
+    """The simulation can see it: this is why no profile here has such a rule."""
+    assert errs(5, 20, 12.5) > 0.07
 
 
 def test_false_claims_over_a_family_are_rare(monkeypatch):
