@@ -53,7 +53,7 @@ RUN = [
         "substrate",
         default="auto",
         choices=[
-            ("auto", "real VFs, unless the cloud says otherwise"),
+            ("auto", "not said: reports say so and certify nothing"),
             ("hardware", "VFs of a physical NIC"),
             ("igb", "VFs of an emulated NIC: function only, speed means nothing"),
             ("macvlan", "no VF at all but its closest software relative"),
@@ -419,8 +419,11 @@ LIMITS = [
     cfg.BoolOpt(
         "disruptive",
         default=False,
-        help="Whether tests may take what others on the cloud may need: every free VF of the "
-        "hosts, or an aggregate without hosts. Leave it off on a cloud in use. Example: true",
+        help="Whether tests may do what others may notice: take every free VF of the hosts and "
+        "make aggregates without hosts (PRV-006, PRV-009, REF-006, REF-007), and reboot, stop and "
+        "fail over amphorae, of load balancers of the run alone (LIF-011 to LIF-016, PAI-002, "
+        "PAI-003, PAI-006, PAI-008, PAI-010). On a cloud in use: on, with the four former left out "
+        "by `tempest run --exclude-regex`. Example: true",
     ),
     cfg.BoolOpt(
         "slow",
@@ -497,8 +500,8 @@ LIMITS = [
         "probe_timeout",
         default=1.0,
         min=0.01,
-        help="Seconds an answer to a probe frame is waited for. The control that proves the path "
-        "is sent within the same time. Example: 3",
+        help="Seconds an answer to a probe frame is waited for. The controls before and after it, "
+        "which prove the path, may be 1 s apart at most, whatever this is. Example: 3",
     ),
     cfg.IntOpt(
         "probe_count",

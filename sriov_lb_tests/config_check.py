@@ -386,11 +386,12 @@ def _adopt(values: SimpleNamespace) -> Iterator[Problem]:
         yield from _missing(
             values, ["guest_key_file"], "because adopted guests have their keys already"
         )
+    yield from _missing(values, ["access_network"], "because guests are reached on it")
     if not clients or not values.adopt_member_ids:
         lacking = "members" if clients else "clients"
         yield from _missing(
             values,
-            ["guest_image", "guest_flavor", "access_network"],
+            ["guest_image", "guest_flavor"],
             f"because no {lacking} are adopted and so some must be made",
         )
 
