@@ -50,9 +50,10 @@ class Finding:
         return not self.too_open, list(View).index(self.view)
 
     @property
-    def about(self) -> tuple[View, bool, Packet, str]:
-        """What it is about: another look's finding is the same if this is."""
-        return self.view, self.too_open, self.packet, self.where
+    def about(self) -> tuple[View, bool, str, str]:
+        """What it is about: another look's finding is the same if this is. Of the packet, what a
+        reader is told of it."""
+        return self.view, self.too_open, str(self.packet), self.where
 
     def __str__(self) -> str:
         where = f", {self.where}" if self.where else ""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policy, ruleset and wire held against each other; the wire is a function."""
 
+import dataclasses
 import ipaddress
 import json
 from pathlib import Path
@@ -420,6 +421,23 @@ def test_a_look_that_breaks_takes_nothing_back():
     looks = iter([bad, Agreement("lb", (Finding(View.WIRE, False, None, "it is shut"),))])
     assert [one.explanation for one in settle(look).seen.findings] == [
         "it came through", "it is shut"]  # fmt: skip
+
+
+def test_what_two_looks_found_is_told_once():
+    """Packets that read alike may differ in a field that no rule asks for."""
+    packet = Packet("eth1", ALLOWED, VIP, 6, sport=40000, dport=81, tcp_flags=2, state="new")
+    other = dataclasses.replace(packet, icmp_type=3)
+    assert str(other) == str(packet) and other != packet
+    found = [Finding(View.WIRE, True, one, "open") for one in (packet, other)]
+    looks = iter([Agreement("lb", (one,)) for one in found])
+
+    def look():
+        try:
+            return next(looks)
+        except StopIteration:
+            raise errors.GuestUnreachable("it is away") from None
+
+    assert [one.packet for one in settle(look).seen.findings] == [packet]
 
 
 # --- ruleset ---------------------------------------------------------------------------------
