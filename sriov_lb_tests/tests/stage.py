@@ -14,6 +14,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Stage:
         self.clouds: Any = None
         self._provider: Any = None
         self._closers: list[Any] = []
+        self._lent: list[Callable[[], None]] = []
         self._hosts: dict[str, SshHost] = {}
         self._jump: SshHost | None = None
         self.octavia_release = str(getattr(group, "octavia_release", "") or "")
@@ -159,6 +161,17 @@ class Stage:
     def on_close(self, closer: Any) -> None:
         """Call ``closer`` when the process ends, before anything is undone."""
         self._closers.append(closer)
+
+    def lend(self, take_back: Callable[[], None]) -> None:
+        """Something has VFs that others may need: ``take_back`` frees them, and whoever asks for it
+        again has it made again."""
+        self._lent.append(take_back)
+
+    def take_back(self) -> None:
+        """Free VFs for what needs many: Octavia attaches them to an instance that has its host
+        already, and Nova chose that without asking how many are free there."""
+        while self._lent:
+            self._lent.pop()()
 
     # --- evidence ---------------------------------------------------------------------
 

@@ -157,6 +157,7 @@ class Place:
     def asked(self) -> Any:
         """The load balancer, asked for and not yet waited for."""
         flavor = self.site.flavor_of("sriov", topology=self.topology, member_sriov=self.direct)
+        self.stage.lend(self.release)
         return self.site.ask_load_balancer(
             "sriov", versions=self.versions, flavor_id=flavor, what=self.what
         )
@@ -235,6 +236,17 @@ class Place:
                 )
             )
         return found
+
+    def release(self) -> None:
+        """Delete the load balancer, whose VFs others need; it is built again when asked for."""
+        made = dict(self._made)
+        self._made.clear()
+        self._failures.clear()
+        for one in made.values():
+            if isinstance(one, Vantage):
+                one.close()
+        if "asked" in made:
+            self.site.lbs.delete(made["asked"].id)
 
     def listening(self, inside: Inside, interface: str, *, netns: bool = True) -> Vantage:
         """A vantage in an amphora; for capturing."""

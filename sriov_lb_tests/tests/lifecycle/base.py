@@ -26,6 +26,7 @@ class LifecycleTest(Changes, base.SriovLbTest):
     def resource_setup(cls) -> None:
         super().resource_setup()
         try:
+            cls.stage.take_back()
             # It asks which subnets the VIP network has, and the first to ask makes that.
             cls.own = Own(scene.of(cls.stage), cls.WHAT, cls.TOPOLOGY)
         except Exception as error:

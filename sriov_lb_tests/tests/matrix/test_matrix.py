@@ -181,6 +181,7 @@ class TestMatrix(Agrees, base.SriovLbTest):
     @property
     def ground(self) -> Ground:
         if TestMatrix._ground is None:
+            self.stage.take_back()
             TestMatrix._ground = Ground(self.stage, scenario.matrix(MATRIX))
         return TestMatrix._ground
 

@@ -200,7 +200,7 @@ def test_each_promise_of_a_class_that_cannot_start_is_in_the_record(tmp_path, mo
     monkeypatch.setattr(stage, "_recorder", record.Recorder(tmp_path))
     monkeypatch.setattr(lifecycle, "Own", raising_call(quota))
     monkeypatch.setattr(lifecycle.scene, "of", lambda on: None)
-    Life.stage = None
+    Life.stage = SimpleNamespace(take_back=lambda: None)
     with pytest.raises(errors.QuotaExceeded):
         Life.resource_setup()
     (written,) = record.read(tmp_path)[1]

@@ -7,6 +7,7 @@ import pytest
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.tests import stage
+from sriov_lb_tests.tests.isolation import place
 from sriov_lb_tests.verdicts.model import Verdict
 
 
@@ -56,3 +57,25 @@ def test_the_turn_is_given_back_even_if_nothing_could_be_undone(ending, monkeypa
     with pytest.raises(errors.ApiUnreachable):
         made.close()
     assert done == ["turn"]
+
+
+def test_what_has_vfs_gives_them_back_once_to_whoever_needs_many():
+    made, done = stage.Stage.__new__(stage.Stage), []
+    made._lent = []
+    made.lend(lambda: done.append("isolation"))
+    made.take_back()
+    made.take_back()
+    assert done == ["isolation"]
+
+
+def test_a_place_that_was_released_is_built_again():
+    deleted, asked = [], iter([SimpleNamespace(id="first"), SimpleNamespace(id="second")])
+    site = SimpleNamespace(
+        flavor_of=lambda *a, **k: None, ask_load_balancer=lambda *a, **k: next(asked),
+        lbs=SimpleNamespace(delete=deleted.append), vip_net=SimpleNamespace(subnets={4: None}),
+    )  # fmt: skip
+    lent = []
+    one = place.Place(SimpleNamespace(site=site, lend=lent.append), None, "SINGLE", "what", False)
+    assert one.asked.id == "first" and len(lent) == 1
+    lent.pop()()
+    assert deleted == ["first"] and one.asked.id == "second" and len(lent) == 1
