@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import ipaddress
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -93,6 +94,7 @@ class Target:
     :param backup: whether it is the amphora of a pair that does not hold the VIP.
     :param rules_file: what a reboot would load; None where there is no such file.
     :param settings: kernel settings of the VIP's namespace.
+    :param aimed: by IP version, the source that the catalogue sends from as one that is allowed.
     """
 
     listing: Listing
@@ -100,6 +102,7 @@ class Target:
     backup: bool = False
     rules_file: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    aimed: Mapping[int, str] = field(default_factory=dict)
 
     @functools.cached_property
     def _found(self) -> tuple[tuple, tuple | None]:
@@ -147,6 +150,18 @@ class Target:
                 rows = [e for e in rows if 0 < e.network.prefixlen < e.network.max_prefixlen]
             return rows[0] if rows else None
         return next((e for e in rows if e.network is None), rows[0] if rows else None)
+
+    @property
+    def catalogued(self) -> Entry | None:
+        """The row that lets the catalogue's allowed source in: one with a CIDR, if there is one."""
+        for version in (4, 6):
+            rows = [e for e in self.entries if e.transport == "tcp" and e.port is not None]
+            rows = [e for e in rows if e.version == version]
+            source = self.aimed.get(version)
+            hit = [e for e in rows if source and ipaddress.ip_address(source) in e.network]
+            if hit or rows:
+                return (hit or rows)[0]
+        return self.listener()
 
     @property
     def peer(self) -> Entry | None:

@@ -132,6 +132,7 @@ class Run:
             backup=fault.backup,
             rules_file=seeder.saved.rules_file,
             settings=seeder.settings(),
+            aimed=self.tests.aimed,
         )
         change = fault.make(target)
         return None if change is None else (seat, seeder, target, change)

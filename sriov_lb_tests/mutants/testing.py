@@ -224,6 +224,11 @@ class Tests:
         #: What it passes on without any fault: then only a repair can show whether that is seen.
         self.routes = self.forwarding().alarms if self._contexts else []
 
+    @property
+    def aimed(self) -> dict[int, str]:
+        """By IP version, the source that the catalogue sends from as one that is allowed."""
+        return {version: context.allowed for version, context in self._contexts.items()}
+
     def applicable(self) -> set[Test]:
         """The columns that can say anything here."""
         found = {Test.PROOF} | ({Test.DISK} if self.on.rules_file else set())

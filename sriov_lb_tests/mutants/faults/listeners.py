@@ -35,7 +35,7 @@ def _row(version: int | None = None, *, bounded: bool = False, beside: int = 0) 
 
 def _aimed(target: Target) -> Entry | None:
     """The row that the catalogue is aimed at: one with a CIDR, if there is one."""
-    return target.listener(4) or target.listener(6) or target.listener()
+    return target.catalogued
 
 
 def _text(entry: Entry) -> str:
@@ -440,7 +440,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("ttl-clause", "a listener's rule wants a TTL that nobody sends", (PROOF, ALLOWED),
           replaced(_row(4), _early, "wants TTL 255")),
     Fault("ecn-refused", "a SYN that offers ECN is none", (PROOF, CATALOGUE),
-          replaced(_row(4), _no_ecn, "wants SYN and no other flag")),
+          replaced(_aimed, _no_ecn, "wants SYN and no other flag")),
     Fault("base-address-only", "the rule is for the amphora's own address, not for the VIP",
           (PROOF, ALLOWED), _base_address),
     # harmless: they must not be counted as misses

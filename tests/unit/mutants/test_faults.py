@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The faults against rulesets as Octavia loads them: what the proof says of each."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -47,6 +48,18 @@ def pair():
         peers=["198.51.100.31"],
     )
     return Target(read("octavia-pair"), policy, backup=True)
+
+
+@pytest.mark.parametrize("name", ["source-port", "ecn-refused"])
+def test_what_the_catalogue_has_to_catch_is_where_the_catalogue_sends(name):
+    """Of several CIDRs, the one that its allowed source is in, wherever the kernel lists it."""
+    policy = Policy.of(LB, [{"name": "c", "protocol": "TCP", "protocol_port": 8080}])
+    several = Target(read("octavia-several"), policy)
+    networks = [entry.network for entry in several.entries if entry.version == 4]
+    assert len(networks) > 1
+    for network in networks:
+        aimed = dataclasses.replace(several, aimed={4: str(network[1])})
+        assert f"for {network}" in FAULTS[name].make(aimed).detail
 
 
 def test_there_are_enough_and_each_says_what_it_is():
