@@ -130,6 +130,11 @@ class Target:
             if (entry := Entry(index, row, tuple(one))).accepts
         )
 
+    def _rows(self, version: int | None = None) -> list[Entry]:
+        """The rows of TCP listeners; of CIDRs of an IP version, if one is named."""
+        rows = [e for e in self.entries if e.transport == "tcp" and e.port is not None]
+        return rows if version is None else [e for e in rows if e.version == version]
+
     def listener(
         self, version: int | None = None, *, bounded: bool = False, beside: int = 0
     ) -> Entry | None:
@@ -140,12 +145,11 @@ class Target:
         :param beside: so many ports further there is no listener, so that what gets in there by
             mistake shows as a port without one.
         """
-        rows = [e for e in self.entries if e.transport == "tcp" and e.port is not None]
+        rows = self._rows(version)
         if beside:
-            served = {e.port for e in rows}
+            served = {e.port for e in self._rows()}
             rows = [e for e in rows if e.port + beside not in served]
         if version is not None:
-            rows = [e for e in rows if e.version == version]
             if bounded:
                 rows = [e for e in rows if 0 < e.network.prefixlen < e.network.max_prefixlen]
             return rows[0] if rows else None
@@ -155,9 +159,7 @@ class Target:
     def catalogued(self) -> Entry | None:
         """The row that lets the catalogue's allowed source in: one with a CIDR, if there is one."""
         for version in (4, 6):
-            rows = [e for e in self.entries if e.transport == "tcp" and e.port is not None]
-            rows = [e for e in rows if e.version == version]
-            source = self.aimed.get(version)
+            rows, source = self._rows(version), self.aimed.get(version)
             hit = [e for e in rows if source and ipaddress.ip_address(source) in e.network]
             if hit or rows:
                 return (hit or rows)[0]

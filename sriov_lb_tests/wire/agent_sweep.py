@@ -259,7 +259,7 @@ class Sweep:
         offsets += (upper + 8, upper + 9, upper + 10, upper + 11, upper + 13)
         columns = [self.ring.column(start, count, offset) for offset in offsets]
         ports = words(*(self.ring.column(start, count, upper + offset) for offset in (0, 1)))
-        unusual = unlike(columns, self.usual) if self.usual else bytes(b"\1" * count)
+        unusual = unlike(columns, self.usual) if self.usual else b"\1" * count
         usual = list(itertools.compress(range(count), unusual.translate(IS_ZERO)))
         states, fresh = self.states, self.fresh
         for number in usual:

@@ -85,18 +85,6 @@ class TestIsolation(base.SriovLbTest):
         if unclear:
             base.inconclusive(unclear[0])
 
-    def silent(
-        self,
-        what: str,
-        vantage: Vantage,
-        inside: Inside,
-        interface: Interface,
-        questions: Sequence[tuple[Probe, Probe]],
-    ) -> None:
-        """Judge what :meth:`silence` read."""
-        found = self.silence(what, vantage, inside, interface, questions)
-        self.judged(found, what)
-
     def silence(
         self,
         what: str,
@@ -288,11 +276,13 @@ class TestIsolation(base.SriovLbTest):
                 control = tcp_syn(target, PORT, source=source)
                 probes = [tcp_syn(target, port, source=source) for port in inside.ports]
                 probes += [udp(target, port, source=source) for port in inside.udp_ports]
+                what = f"services of the {role} at {target}"
                 with looks:
-                    self.silent(
-                        f"services of the {role} at {target}", self.hosts.vip_side, inside,
-                        inside.vip_side, [(probe, control) for probe in probes],
+                    found = self.silence(
+                        what, self.hosts.vip_side, inside, inside.vip_side,
+                        [(probe, control) for probe in probes],
                     )  # fmt: skip
+                    self.judged(found, what)
         looks.conclude()
 
     @decorators.idempotent_id("1c5b0c7a-2c7e-4a0e-8c4e-6a1f0f7d2b02")
@@ -351,10 +341,11 @@ class TestIsolation(base.SriovLbTest):
         ]
         probes += [icmp_echo(target, source=source) for target in targets]
         with through(far, hop) as vantage:
-            self.silent(
-                f"services of {inside.base} from the member network, IPv{version}",
-                vantage, inside, inside.member_side, [(probe, control) for probe in probes],
-            )  # fmt: skip
+            what = f"services of {inside.base} from the member network, IPv{version}"
+            found = self.silence(
+                what, vantage, inside, inside.member_side, [(probe, control) for probe in probes]
+            )
+            self.judged(found, what)
 
     @decorators.idempotent_id("3f7d2e9c-4e90-4c20-8e60-8c3b2b9f4d04")
     @requirement(

@@ -46,6 +46,20 @@ class LifecycleTest(Changes, base.SriovLbTest):
         #: Set when a failure leaves the load balancer as it found it.
         self.harmless = False
 
+    def in_use(self, wanted: int, kind: str) -> list[Any]:
+        """The amphorae that the API has in use for the load balancer; fails if not so many.
+
+        :param kind: what a load balancer with so many is, after "is".
+        """
+        found = self.lbs.amphorae(self.own.bare.id)
+        if len(found) != wanted:
+            names = ", ".join(one.id for one in found) or "none"
+            self.fail(
+                f"Load balancer {self.own.bare.id} is {kind} and has {len(found)} in use by the "
+                f"API: {names}."
+            )
+        return found
+
     def possible(self) -> None:
         """Skip when nobody prepared a flavor of this topology."""
         group = CONF.sriov_lb

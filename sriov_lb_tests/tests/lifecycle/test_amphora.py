@@ -82,14 +82,7 @@ class TestAmphoraLifecycle(LifecycleTest):
 
     def amphora(self) -> Any:
         """The one that serves the load balancer."""
-        found = self.lbs.amphorae(self.own.bare.id)
-        if len(found) != 1:
-            names = ", ".join(one.id for one in found) or "none"
-            self.fail(
-                f"Load balancer {self.own.bare.id} is of one amphora and has {len(found)} in use "
-                f"by the API: {names}."
-            )
-        return found[0]
+        return self.in_use(1, "of one amphora")[0]
 
     def serving(self, versions: Iterable[int] | None = None) -> bool:
         """Whether the listener ``web`` answers on every VIP now, or on those of some versions."""

@@ -83,14 +83,7 @@ class TestPair(LifecycleTest):
     # --- who is who --------------------------------------------------------------------------
 
     def pair(self) -> list[Any]:
-        found = self.lbs.amphorae(self.own.bare.id)
-        if len(found) != 2:
-            names = ", ".join(one.id for one in found) or "none"
-            self.fail(
-                f"Load balancer {self.own.bare.id} is a pair and has {len(found)} amphorae in use "
-                f"by the API: {names}."
-            )
-        return found
+        return self.in_use(2, "a pair of amphorae")
 
     def held_by(self, master: Any, when: str) -> None:
         """That amphora holds the VIPs and the other holds none of them."""

@@ -168,35 +168,38 @@ def test_responses_that_fail_under_way_support_no_claim(bed, pair_of, profile_of
     assert any("status 503" in gate.text for gate in outcome.analysis.gates)
 
 
-def test_a_killed_worker_is_named(bed, client, tmp_path):
-    url = bed.vip("workers", 96)
+@pytest.fixture
+def swarm(client, tmp_path):
+    """Two workers, ``one`` and ``two``, on one client."""
     with client.open() as host:
         generators = {name: Generator.start(client, host) for name in ("one", "two")}
-        with Swarm(generators, tmp_path / "logs") as swarm:
-            job = {"job": "closed", "url": url, "connections": 4, "warmup": 0, "seconds": 0.2}
-            report = swarm.run({name: job for name in swarm.workers}, 0.2)
-            assert set(report.reports) == {"one", "two"}
-            number = swarm.begin({name: {**job, "seconds": 30} for name in swarm.workers})
-            os.kill(swarm._workers["two"].pid, signal.SIGKILL)
-            with pytest.raises(errors.WorkerFailed, match="two ended with status -9"):
-                swarm.finish(number, 30)
+        with Swarm(generators, tmp_path / "logs") as made:
+            yield made
 
 
-def test_what_fails_at_one_client_alone_is_told_at_once(bed, client, tmp_path):
+def test_a_killed_worker_is_named(bed, swarm):
+    url = bed.vip("workers", 96)
+    job = {"job": "closed", "url": url, "connections": 4, "warmup": 0, "seconds": 0.2}
+    report = swarm.run({name: job for name in swarm.workers}, 0.2)
+    assert set(report.reports) == {"one", "two"}
+    number = swarm.begin({name: {**job, "seconds": 30} for name in swarm.workers})
+    os.kill(swarm._workers["two"].pid, signal.SIGKILL)
+    with pytest.raises(errors.WorkerFailed, match="two ended with status -9"):
+        swarm.finish(number, 30)
+
+
+def test_what_fails_at_one_client_alone_is_told_at_once(bed, swarm):
     """The others are stopped, and are there for the next trial."""
     url = bed.vip("one-alone", 102)
-    with client.open() as host:
-        generators = {name: Generator.start(client, host) for name in ("one", "two")}
-        with Swarm(generators, tmp_path / "logs") as swarm:
-            job = {"job": "closed", "url": url, "connections": 4, "warmup": 0, "seconds": 30}
-            refused = {**job, "url": url.replace(":102/", ":9/")}
-            begun = time.monotonic()
-            swarm.begin({"one": job, "two": refused})
-            with pytest.raises(errors.TargetFailed, match="refused"):
-                swarm.await_progress()
-            assert time.monotonic() - begun < 5
-            report = swarm.run({name: {**job, "seconds": 0.2} for name in swarm.workers}, 0.2)
-            assert set(report.reports) == {"one", "two"}
+    job = {"job": "closed", "url": url, "connections": 4, "warmup": 0, "seconds": 30}
+    refused = {**job, "url": url.replace(":102/", ":9/")}
+    begun = time.monotonic()
+    swarm.begin({"one": job, "two": refused})
+    with pytest.raises(errors.TargetFailed, match="refused"):
+        swarm.await_progress()
+    assert time.monotonic() - begun < 5
+    report = swarm.run({name: {**job, "seconds": 0.2} for name in swarm.workers}, 0.2)
+    assert set(report.reports) == {"one", "two"}
 
 
 @pytest.mark.series
