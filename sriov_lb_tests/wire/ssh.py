@@ -279,11 +279,19 @@ class SshHost(AgentHost):
 
     # Host
 
-    def _open(self) -> paramiko.Channel:
+    def _open(self, anew: bool = True) -> paramiko.Channel:
+        """A session.
+
+        :param anew: connect once more if the connection ends meanwhile: sshd ends it, too, when the
+            client's last words to a command cross the command's end.
+        """
         self.connect()
+        transport = self._client.get_transport()
         try:
-            return self._client.get_transport().open_session(timeout=30.0)
+            return transport.open_session(timeout=30.0)
         except (OSError, EOFError, paramiko.SSHException) as error:
+            if anew and not transport.is_active():
+                return self._open(anew=False)
             # A guest that died is only missed some keepalives later.
             raise errors.GuestUnreachable(
                 f"{self.name} was connected by ssh and opens no session any more: "

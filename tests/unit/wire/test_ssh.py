@@ -122,3 +122,48 @@ def test_a_guest_that_died_behind_its_connection_is_an_error_of_ours(key_file, o
     for use in (made.run, made.open_channel):
         with pytest.raises(errors.GuestUnreachable, match=f"guest-1 .* any more: {words}\\."):
             use(["true"])
+
+
+@pytest.mark.parametrize("ends", [1, 2])
+def test_a_connection_that_ends_while_a_session_is_asked_for_is_made_anew_once(
+    key_file, monkeypatch, ends
+):
+    class Transport:
+        def __init__(self):
+            self.active = True
+
+        def is_active(self):
+            return self.active
+
+        def open_session(self, timeout):
+            if made:
+                return "a session"
+            self.active = False
+            raise paramiko.SSHException("Unable to open channel.")
+
+    class Client:
+        def __init__(self):
+            self.transport = Transport()
+
+        def get_transport(self):
+            return self.transport
+
+        def close(self):
+            pass
+
+    one, made = host(key_file, None, name="guest-1"), []
+    connected = []
+
+    def connect(timeout):
+        connected.append(timeout)
+        if len(connected) > ends:
+            made.append(True)
+        return Client()
+
+    monkeypatch.setattr(one, "_try", connect)
+    if ends == 1:
+        assert one._open() == "a session"
+    else:
+        with pytest.raises(errors.GuestUnreachable, match="any more: Unable to open channel"):
+            one._open()
+    assert len(connected) == 2
