@@ -11,6 +11,9 @@ from .histogram import Histogram
 
 REFERENCE, CANDIDATE = "A", "B"  # the normal VIP, the SR-IOV VIP
 SIDES = (REFERENCE, CANDIDATE)
+#: The metric of a stage that tells whether its trials had settled when their warm-up was over: by
+#: which share of it a figure was larger in the first half of a trial than in the second.
+SETTLING = "settling"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Stage:
 
     :param blocks: fixed number, or the least number when ``until`` is set.
     :param most: the largest number of blocks.
+    :param spare: the largest number where earlier stages left time over; 0: ``most`` is.
     :param until: stop once the 95 % interval's half-width (relative) of every claimed metric
         is at most this; None: the number of blocks is fixed.
     :param rounds: how often a block repeats its four trials. A machine has phases of some hundred
@@ -59,6 +63,12 @@ class Stage:
     load: float = 0.0
     parameters: Mapping[str, Any] = field(default_factory=dict)
     rounds: int = 1
+    spare: int = 0
+
+    @property
+    def limit(self) -> int:
+        """The largest number of blocks there can be."""
+        return max(self.most, self.spare)
 
     @property
     def trials(self) -> int:

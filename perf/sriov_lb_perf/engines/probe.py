@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 import zlib
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import numpy as np
 
 from .. import errors
 from ..histogram import Histogram
-from ..model import Metric, Sample, Stage, Trial
+from ..model import SETTLING, Metric, Sample, Stage, Trial
 from ..targets import Pair, Target
 from .base import (
     Crew,
@@ -30,6 +31,7 @@ from .base import (
 )
 
 DEFAULT_PERCENTILES = (50, 90, 99, 99.9)
+DEFAULT_CONNECTIONS = 16
 CALIBRATION = 0.4  # s, to find out which stamps each path offers
 LONGER = 0.5  # s, by which the load beside a probe outlasts its schedule
 
@@ -126,6 +128,20 @@ class Times:
             own = np.where(stamped >= 0, stamped, own)
         return (self.ready - self.due + own)[self.answered]
 
+    def settling(self, clock: str | None = None) -> float:
+        """By how much the median latency of the first half of the window is over that of the
+        second, as a share of their mean; NaN where one of them has no answer.
+
+        About the logarithm of their ratio, and as far from 0 either way by chance.
+        """
+        due, latency = self.due[self.answered], self.latency(clock)
+        first = due < (self.due.min() + self.due.max()) / 2 if due.size else due
+        halves = [latency[first], latency[~first]] if due.size else []
+        if not halves or not all(half.size for half in halves):
+            return math.nan
+        one, two = map(np.median, halves)
+        return float(2 * (one - two) / (one + two)) if one + two > 0 else math.nan
+
     def arrays(self) -> dict[str, np.ndarray]:
         return {
             name: getattr(self, name)
@@ -164,6 +180,10 @@ class LatencyProbe:
             ),
             Metric("minimum", "Smallest latency", "ns", "lower", claim=False),
             Metric(
+                SETTLING, "Median of the first half of the time less that of the second", "share",
+                "lower", claim=False, note="of the mean of both; far from 0: not settled",
+            ),
+            Metric(
                 "loss", "Requests without an answer", "share", "lower", claim=False,
                 note="each counts as an infinite latency",
             ),
@@ -180,7 +200,7 @@ class LatencyProbe:
             "job": "open",
             "url": sized(target.url, stage, target),
             "length": self._length,
-            "connections": int(stage.parameters.get("connections", 16)),
+            "connections": int(stage.parameters.get("connections", DEFAULT_CONNECTIONS)),
             "stamps": bool(stage.parameters.get("stamps", True)),
         }
 
@@ -311,6 +331,7 @@ class LatencyProbe:
             values={
                 "pdv99.9": histogram.percentile(99.9) - minimum,
                 "minimum": minimum,
+                SETTLING: times.settling(self.clock),
                 "loss": times.lost / max(1, report["planned"]),
             },
             histograms={

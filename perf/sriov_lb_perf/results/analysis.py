@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..histogram import merge
-from ..model import CANDIDATE, REFERENCE, SIDES, Metric, Sample, in_a_sentence
+from ..model import CANDIDATE, REFERENCE, SETTLING, SIDES, Metric, Sample, in_a_sentence
 from ..profiles import Profile
 from ..statistics import verdict as words
 from ..statistics.estimates import MIN_BLOCKS, Interval
-from ..statistics.verdict import Blocks, Claim, Finding, SelfComparison
+from ..statistics.verdict import Blocks, Claim, Finding, SelfComparison, Settling
 from ..targets import Pair
 from ..trials.blocks import blocks_of, complete_blocks, is_void, rounds_of
 from ..trials.run import StageRun
@@ -90,7 +90,22 @@ def analyse(
         margin=profile.margin,
         alpha=profile.alpha,
     )
-    gates = [*_trial_gates(runs, profile), *_self_gates(selves), *_member_gate(runs, pair)]
+    settling = words.settlings(
+        [
+            (run.stage.name, vip, drifts)
+            for run, metric, blocks in entries
+            if metric.name == SETTLING
+            for vip, drifts in zip(pair.names, (blocks.reference, blocks.candidate), strict=True)
+        ],
+        margin=profile.margin,
+        alpha=profile.alpha,
+    )
+    gates = [
+        *_trial_gates(runs, profile),
+        *map(_settling_gate, settling),
+        *_self_gates(selves),
+        *_member_gate(runs, pair),
+    ]
     gates += [
         Gate(name, *found) for name, found in (("twins", twins), ("steal", steal)) if found
     ]
@@ -158,11 +173,6 @@ def _overall(run: StageRun, metric: Metric) -> dict[str, dict[str, float]]:
     return found
 
 
-def _trials(run: StageRun) -> str:
-    """The name of the gate of a stage's trials."""
-    return f"{run.stage.name}: trials"
-
-
 def _trial_gates(runs: Sequence[StageRun], profile: Profile) -> list[Gate]:
     gates = []
     for run in runs:
@@ -192,8 +202,22 @@ def _trial_gates(runs: Sequence[StageRun], profile: Profile) -> list[Gate]:
             text += "; " + "; ".join(reasons[:3])
             if len(reasons) > 3:
                 text += f"; and {len(reasons) - 3} more"
-        gates.append(Gate(_trials(run), passed, text))
+        gates.append(Gate(f"{run.stage.name}: trials", passed, text))
     return gates
+
+
+def _settling_gate(each: Settling) -> Gate:
+    if each.drift is None:
+        text = f"not examined: fewer than {MIN_BLOCKS} blocks"
+    else:
+        estimate, low, high = (
+            f"{100 * share:+.1f} %"
+            for share in (each.drift.estimate, each.drift.low, each.drift.high)
+        )
+        text = f"first half of the trials' time against the second {estimate} ({low} to {high})"
+        if not each.passed:
+            text += ": its warm-up is too short, or it never settles"
+    return Gate(f"{each.stage}: {each.vip} VIP settled", each.passed, text)
 
 
 def _self_gates(selves: Sequence[SelfComparison]) -> list[Gate]:
@@ -240,8 +264,10 @@ def _void(tested, gates: Sequence[Gate], selves) -> dict[str, str]:
     void = {}
     failed = {gate.name: gate.text for gate in gates if gate.passed is False}
     for run, _, blocks in tested:
-        if _trials(run) in failed:
-            void[blocks.metric] = failed[_trials(run)]
+        for name, text in failed.items():
+            # Of its trials, and of their settling.
+            if name.startswith(f"{run.stage.name}: "):
+                void.setdefault(blocks.metric, text)
     for each in selves:
         if each.passed is False:
             void.setdefault(

@@ -187,6 +187,45 @@ def self_comparisons(
     return found
 
 
+@dataclass(frozen=True)
+class Settling:
+    """Whether the trials of a stage through one VIP had settled when they began to count.
+
+    :param drift: by which share the first half of their time is over the second.
+    """
+
+    stage: str
+    vip: str
+    drift: Interval | None
+    passed: bool | None  # None: could not be examined
+
+
+def settlings(
+    family: Sequence[tuple[str, str, Sequence[float]]], *, margin: float, alpha: float = 0.05
+) -> list[Settling]:
+    """The gate of the warm-up: the first half of the trials' time against the second.
+
+    It fails as :func:`self_comparisons` do: when the drift is certain (Student's t over blocks,
+    Holm over ``family``) and more than the margin.
+
+    :param family: stage, VIP, and the drift of each of its blocks (NaN: not known).
+    """
+    known = [[drift for drift in drifts if math.isfinite(drift)] for _, _, drifts in family]
+    ps = [
+        decisions.difference_p(np.array(each)) if len(each) >= MIN_BLOCKS else math.nan
+        for each in known
+    ]
+    found = []
+    for (stage, vip, _), each, p in zip(family, known, decisions.holm(ps), strict=True):
+        if math.isnan(p):
+            found.append(Settling(stage, vip, None, None))
+            continue
+        drift = interval(each)
+        moved = p < alpha and not drift.contains(0.0) and abs(drift.estimate) > margin
+        found.append(Settling(stage, vip, drift, not moved))
+    return found
+
+
 def _half_logs(pairs: Sequence[tuple[float, float]]) -> np.ndarray | None:
     """Signed log ratios of the halves; None when one of them has none."""
     values = np.asarray(pairs, dtype=float).reshape(-1, 2)

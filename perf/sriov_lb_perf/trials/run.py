@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from .. import errors
 from ..engines.base import Crew, Engine
 from ..engines.registry import make
 from ..model import REFERENCE, SIDES, Metric, Sample, Stage, Trial
-from ..profiles import Profile
+from ..profiles import START_OVERHEAD, Profile, block_seconds, seconds_of
 from ..statistics.estimates import MIN_BLOCKS, interval
 from ..targets import Pair
 from .blocks import blocks_of, complete_blocks
@@ -53,6 +54,7 @@ def run_profile(
     :raises PerfError: a trial could not be finished.
     """
     number = 0
+    begun = time.monotonic()
     engines = [(stage, make(stage.engine)) for stage in profile.stages]
     reasons = {stage.name: engine.unfit(stage, pair) for stage, engine in engines}
     for name, reason in reasons.items():
@@ -60,7 +62,7 @@ def run_profile(
             raise errors.BadTarget(
                 f"Stage {name!r} of profile {profile.name} cannot be run: {reason}."
             )
-    for stage, engine in engines:
+    for place, (stage, engine) in enumerate(engines):
         run = StageRun(stage)
         if reasons[stage.name]:
             run.skipped = reasons[stage.name]
@@ -71,9 +73,11 @@ def run_profile(
         runs.append(run)
         engine.configure(stage, pair, crew)
         rate = background_rate(stage, runs)
-        for block, order in enumerate(
-            orders(seed, stage.name, stage.most, stage.rounds)
-        ):
+        # When the last spare block has to begin, for the stages that follow to have their time.
+        later = [other for other, _ in engines[place + 1 :] if not reasons[other.name]]
+        latest = profile.time_limit - START_OVERHEAD - sum(map(seconds_of, later))
+        latest -= block_seconds(stage)
+        for block, order in enumerate(orders(seed, stage.name, stage.limit, stage.rounds)):
             for position, side in enumerate(order):
                 number += 1
                 trial = Trial(number, stage, side, block, position, rate)
@@ -81,7 +85,7 @@ def run_profile(
                 run.samples.append(sample)
                 listener("trial", run, sample)
             listener("block", run, None)
-            if done(run, block + 1):
+            if done(run, block + 1, spare=time.monotonic() - begun <= latest):
                 break
         listener("stage", run, None)
 
@@ -119,18 +123,24 @@ def background_rate(stage: Stage, runs: Sequence[StageRun]) -> float | None:
     return rate
 
 
-def done(run: StageRun, finished: int) -> bool:
+def done(run: StageRun, finished: int, *, spare: bool = False) -> bool:
     """Whether enough blocks were made.
 
     The sequential rule looks at the width of the intervals only, never at the effect, and is part
     of the profile. It stops a little more often where blocks scatter less than they should by
     chance: a test at 5 % errs in up to 6.5 % then (tests/unit/perf/test_statistics.py).
+
+    :param spare: whether there is time for a block more than ``most``.
     """
     stage = run.stage
-    if finished >= stage.most:
-        run.stopped = f"{finished} blocks, as fixed" if stage.until is None else (
-            f"{finished} blocks, the most allowed"
-        )  # fmt: skip
+    if finished >= (stage.limit if spare else stage.most):
+        if stage.until is None:
+            rule = "as fixed"
+        elif finished < stage.limit:
+            rule = "as many as there was time for"
+        else:
+            rule = "the most allowed"
+        run.stopped = f"{finished} blocks, {rule}"
         return True
     if stage.until is None or finished < max(stage.blocks, MIN_BLOCKS):
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -57,6 +58,24 @@ def test_waiting_for_a_connection_counts_and_the_generator_s_own_lag_does_not():
     assert set(times.latency(KERNEL)) == {4 * MS}
     assert set(times.lag()) == {5 * MS}
     assert set(times.response()) == {9_500_000}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "drift"), [(3, 1, 1.0), (1, 3, -1.0), (2, 2, 0.0)]
+)  # fmt: skip
+def test_a_window_that_has_not_settled_differs_from_its_second_half(first, second, drift):
+    answers = np.where(np.arange(200) < 100, first, second) * MS
+    # What had no answer is of neither half.
+    columns = {"kernel": answers, "done": np.where(np.arange(200) % 3 == 0, -1, 500 * MS)}
+    packed = {name: pack(array.array("q", each.tolist())) for name, each in columns.items()}
+    assert Times(raw() | packed).settling(KERNEL) == pytest.approx(drift)
+
+
+@pytest.mark.parametrize("lost", [100, 200])
+def test_a_window_with_a_half_without_answers_says_nothing_of_settling(lost):
+    times = Times(raw(lost=lost))
+    times.due[100:] = times.due[100]  # all that is left at one moment
+    assert math.isnan(times.settling())
 
 
 class Crew:

@@ -105,6 +105,21 @@ def change(data, path, value):
         # Also beside one that is known, and whatever the order.
         (["claims", 0, "metric"], ["goodput.rate", "goodptu.rate"], "metric goodptu.rate; this"),
         (["claims", 0, "metric"], ["x.rate", "goodput.rate", "y.rate"], "metric x.rate, y.rate;"),
+        # Each connection's first request is to be over when the window begins.
+        (
+            ["stages", 0],
+            {**LATENCY, "warmup": 0.05, "parameters": {"rate": 250, "connections": 32}},
+            "stage latency: 12 requests leave in its warm-up .250/s for 0.05 s., .* each of its "
+            "32 connections.* Raise warmup to 0.2 s, or lower connections to 8.",
+        ),
+        (
+            ["stages", 0], {**LATENCY, "warmup": 0, "parameters": {"rate": 250}},
+            "0 requests leave .* 16 connections.* Raise warmup to 0.1 s.$",
+        ),
+        (
+            ["stages", 0, "blocks"], {"least": 5, "most": 8, "until": 0.1, "spare": 8},
+            "spare .8. is not more than most .8.",
+        ),
         # The warm-up counts, too.
         (
             ["stages", 0], {**LATENCY, "seconds": 99.5, "warmup": 1.0},

@@ -15,7 +15,7 @@ import pytest
 
 from sriov_lb_perf import errors
 from sriov_lb_perf.histogram import Histogram
-from sriov_lb_perf.model import in_a_sentence
+from sriov_lb_perf.model import SETTLING, Metric, in_a_sentence
 from sriov_lb_perf.report import page
 from sriov_lb_perf.results import analysis, store
 from sriov_lb_perf.statistics import verdict
@@ -230,6 +230,29 @@ def test_members_that_differ_fail_a_gate(made_run, fake_engine):
     # And nothing is claimed: it is not the port that differs.
     tested = [m for m in outcome.analysis.metrics if m.metric.claim]
     assert {m.finding.verdict for m in tested} == {verdict.UNCLEAR}
+
+
+@pytest.mark.parametrize(("drift", "failed"), [(0.4, ["requests: sriov VIP settled"]), (0.02, [])])
+def test_trials_that_had_not_settled_support_no_claim(made_run, fake_engine, drift, failed):
+    engine = fake_engine(ratio=1.5)
+    measure, metrics = engine.measure, engine.metrics
+    engine.metrics = lambda stage: [
+        *metrics(stage), Metric(SETTLING, "Settling", "share", "lower", claim=False)
+    ]  # fmt: skip
+
+    def drifting(trial, pair, crew):
+        sample = measure(trial, pair, crew)
+        sample.values[SETTLING] = (drift if trial.side == "B" else 0.01) + trial.number / 1e5
+        return sample
+
+    engine.measure = drifting
+    outcome = made_run(engine=engine)
+    assert [gate.name for gate in outcome.analysis.gates if gate.passed is False] == failed
+    finding = outcome.analysis.metric("requests.rate").finding
+    assert (finding.verdict == verdict.UNCLEAR) is bool(failed)
+    assert bool(finding.reasons) is bool(failed)
+    if failed:
+        assert "against the second +40.0 %" in finding.reasons[0]
 
 
 @pytest.mark.parametrize(("sides", "passed"), [("B", False), ("AB", True)])

@@ -85,7 +85,7 @@ def test_intervals_cover_what_they_say(monkeypatch):
 
 RULES = sorted(
     {
-        (stage.blocks, stage.most)
+        (stage.blocks, stage.limit)
         for name in profiles.names()
         for stage in profiles.load(name).stages
         if stage.until is not None
@@ -214,6 +214,24 @@ def test_a_steady_drift_does_not_fail_the_gate():
     family = [blocks(1.0, 10, 0.02, shift=0.8)]
     passed = [s.passed for s in verdict.self_comparisons(family, ("a", "b"), margin=0.05)]
     assert passed == [True, True]
+
+
+def test_trials_that_have_not_settled_fail_the_gate():
+    noise = np.random.default_rng(3).normal(0, 0.03, (4, 12))
+    family = [
+        ("latency", "normal", noise[0] + 0.2),
+        ("latency", "sriov", noise[1]),
+        # Less at first is not settled either; what is certain and within the margin is.
+        ("loaded", "normal", noise[2] - 0.2),
+        ("loaded", "sriov", noise[3] / 10 + 0.02),
+        ("few", "normal", [0.2, 0.2, 0.2, 0.2, math.nan, math.nan]),
+    ]
+    found = verdict.settlings(family, margin=0.03)
+    assert [(each.stage, each.vip, each.passed) for each in found] == [
+        ("latency", "normal", False), ("latency", "sriov", True),
+        ("loaded", "normal", False), ("loaded", "sriov", True), ("few", "normal", None),
+    ]  # fmt: skip
+    assert found[0].drift.contains(0.2) and found[-1].drift is None
 
 
 @pytest.mark.parametrize(

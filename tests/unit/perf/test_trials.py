@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
-from sriov_lb_perf import errors
+from sriov_lb_perf import errors, profiles
+from sriov_lb_perf.engines import registry
 from sriov_lb_perf.model import Metric
+from sriov_lb_perf.trials import run as run_module
 from sriov_lb_perf.trials.blocks import blocks_of, complete_blocks, is_void
 from sriov_lb_perf.trials.plan import ABBA, BAAB, orders
-from sriov_lb_perf.trials.run import StageRun, background_rate, done
+from sriov_lb_perf.trials.run import StageRun, background_rate, done, run_profile
 
 RATE = Metric("rate", "Rate", "1/s", "higher")
 P99 = Metric("p99", "Latency", "ns", "lower", histogram="latency", percentile=99)
@@ -126,6 +129,65 @@ def test_the_sequential_rule_stops_when_the_interval_is_narrow(stage_of, sample_
     wide = _run(stage, sample_of, 0.2, 6)
     assert not done(wide, 6)
     assert done(wide, 20) and "the most allowed" in wide.stopped
+
+
+def test_spare_blocks_are_made_while_there_is_time(stage_of, sample_of):
+    stage = stage_of(blocks=5, most=6, until=0.02, spare=8)
+    wide = _run(stage, sample_of, 0.2, 8)
+    assert not done(wide, 6, spare=True)
+    assert done(wide, 7, spare=False) and wide.stopped == "7 blocks, as many as there was time for"
+    assert done(wide, 8, spare=True) and wide.stopped == "8 blocks, the most allowed"
+    # Narrow enough is enough.
+    assert done(_run(stage, sample_of, 0.005, 6), 6, spare=True)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "until", "blocks", "rule"),
+    [
+        # The first stage has enough after 5 blocks of 4 s, at 20 s, and the last one may take
+        # 4.88 s: a block, of at most 4.88 s, begins at 64.24 s or earlier.
+        (1.0, 0.5, [5, 12, 1], "as many as there was time for"),
+        (1.0, 0.01, [8, 9, 1], "as many as there was time for"),
+        # Nothing is left over: there are as many as planned.
+        (1.3, 0.01, [8, 6, 1], "as many as there was time for"),
+        (0.1, 0.5, [5, 20, 1], "the most allowed"),
+    ],
+)
+def test_spare_time_is_what_earlier_stages_left_and_later_ones_do_not_need(
+    fake_engine, monkeypatch, seconds, until, blocks, rule
+):
+    now = [1000.0]
+    monkeypatch.setattr(run_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    engine = fake_engine(spread=0.1)
+    measure = engine.measure
+
+    def slow(trial, pair, crew):
+        now[0] += seconds
+        return measure(trial, pair, crew)
+
+    engine.measure = slow
+    monkeypatch.setitem(registry.ENGINES, "http-rate", lambda: engine)
+    common = {"title": "Stage", "engine": "http-rate", "seconds": 1, "warmup": 0.1}
+    profile = profiles.from_mapping(
+        {
+            "name": "spare", "title": "Spare", "time_limit": 82, "margin": 0.05,
+            "stages": [
+                {**common, "name": "first", "blocks": {"least": 5, "most": 8, "until": until}},
+                {
+                    **common, "name": "second",
+                    "blocks": {"least": 5, "most": 6, "until": 0.0001, "spare": 20},
+                },
+                {**common, "name": "third", "blocks": 1},
+            ],
+        },
+        "the test's profile",
+    )  # fmt: skip
+    assert profile.planned_seconds() == pytest.approx(8 + 15 * 4.88)
+    assert profile.most_seconds() == 82
+    runs = []
+    run_profile(profile, None, None, seed=1, runs=runs, listener=lambda *_: None)
+    assert [run.blocks_done() for run in runs] == blocks
+    assert runs[1].stopped == f"{blocks[1]} blocks, {rule}"
 
 
 def test_the_background_is_a_share_of_the_slower_vip(stage_of, sample_of):
