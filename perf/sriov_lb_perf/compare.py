@@ -141,7 +141,8 @@ def compare(
             analysis=analysis,
             version=fingerprint.tool_version(),
         )
-        folder.write(made, checked=fresh)
+        # Its check takes most of the time of writing; what stands in the end has had one.
+        folder.write(made, checked=end or not trials)
         return made, analysis
 
     def listener(event: str, run: StageRun, sample: Sample | None) -> None:

@@ -23,9 +23,11 @@ from .model import Stage
 from .swarm.station import REPORT_INTERVAL
 
 #: Seconds between two trials: connections are opened, processes are told, locust reports.
-TRIAL_OVERHEAD = 0.12
-#: A probe is told directly, and only a block's end is written to disk.
-PROBE_OVERHEAD = 0.03
+TRIAL_OVERHEAD = 0.11
+#: A probe is told directly.
+PROBE_OVERHEAD = 0.02
+#: Seconds at the end of a block: what was measured so far is written.
+BLOCK_OVERHEAD = 0.4
 #: A load beside a probe ends after it, and is over when its worker has said so.
 LOAD_OVERHEAD = LONGER + REPORT_INTERVAL
 #: Requests per connection that a probe's warm-up has to have: they leave at random times, and each
@@ -33,8 +35,8 @@ LOAD_OVERHEAD = LONGER + REPORT_INTERVAL
 WARM = 1.5
 #: Of a request that a probe keeps: up to six times, which compress to about half.
 RAW_BYTES = 24
-#: Seconds to start agents and locust.
-START_OVERHEAD = 8.0
+#: Seconds to start agents and locust, to look at the amphorae, and to analyse in the end.
+START_OVERHEAD = 12.0
 #: iperf3 starts a process and talks to its server before and after.
 IPERF_OVERHEAD = 0.75
 
@@ -108,7 +110,7 @@ def seconds_of(stage: Stage) -> float:
 
 def block_seconds(stage: Stage) -> float:
     """The longest a block of a stage can take, s."""
-    return stage.trials * (stage.trial_seconds + overhead(stage))
+    return stage.trials * (stage.trial_seconds + overhead(stage)) + BLOCK_OVERHEAD
 
 
 def probes(stage: Stage) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 #: Of a path, a client and an amphora: what stays the same as long as nobody changes anything.
 PATH = ("driver", "driver_version", "firmware", "mtu", "speed_mbit")
 CLIENT = ("kernel", "python", "cpu_model", "cpus", "memory_kib", "os", "clocksource")
+#: Of a stage: what its figures depend on. (How many blocks it has makes them surer, not others.)
+STAGE = ("engine", "seconds", "warmup", "load", "rounds")
 PASSING = ("MAC", "interface bus", "conntrack entries")
 
 
@@ -23,6 +25,10 @@ def lasting(document: Mapping[str, Any]) -> dict[str, str]:
         "tool version": document["tool"]["version"],
         "substrate": environment.get("substrate"),
     }
+    for stage in document["profile"]["stages"]:
+        asked = {name: stage[name] for name in STAGE if name in stage}
+        asked |= dict(sorted(stage.get("parameters", {}).items()))
+        found[f"profile: {stage['name']}"] = ", ".join(f"{k} {v}" for k, v in asked.items())
     tester = environment.get("tester", {})
     for name in ("python", "kernel", "cpus"):
         found[f"tester: {name}"] = tester.get(name)

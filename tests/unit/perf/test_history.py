@@ -551,6 +551,23 @@ def test_a_change_is_told_with_what_changed_that_night(path, night_of, tmp_path)
     assert len(facts) == 2
 
 
+def test_a_stage_that_was_edited_is_told_beside_what_moved(path, document, tmp_path):
+    """Other trials are another measurement; more blocks of the same are not."""
+    (stage,) = document["profile"]["stages"]
+    longer = {**document["profile"], "stages": [{**stage, "blocks": 50}]}
+    edited = {**longer, "stages": [{**stage, "blocks": 50, "warmup": 0.5}]}
+    with nightly.held(path) as history:
+        for number, profile in enumerate((document["profile"], longer, edited)):
+            history.add({**document, "id": str(number), "profile": profile}, tmp_path, "s")
+        assert history.changed_with(2) == []
+        assert history.changed_with(3) == [
+            (
+                "profile: requests", "engine http-rate, seconds 1, warmup 0.1, rounds 1",
+                "engine http-rate, seconds 1, warmup 0.5, rounds 1",
+            )
+        ]  # fmt: skip
+
+
 def test_a_history_of_version_1_is_read_and_then_extended(path, document, tmp_path):
     with nightly.held(path) as history:
         history.add(document, tmp_path, "s")

@@ -117,8 +117,8 @@ def change(data, path, value):
             "0 requests leave .* 16 connections.* Raise warmup to 0.1 s.$",
         ),
         (
-            ["stages", 0, "blocks"], {"least": 5, "most": 8, "until": 0.1, "spare": 8},
-            "spare .8. is not more than most .8.",
+            ["stages", 0, "blocks"], {"least": 5, "most": 6, "until": 0.1, "spare": 6},
+            "spare .6. is not more than most .6.",
         ),
         # The warm-up counts, too.
         (

@@ -83,6 +83,27 @@ def test_intervals_cover_what_they_say(monkeypatch):
         assert 0.90 <= hits / 200 <= 0.99
 
 
+def test_the_interval_of_the_same_blocks_is_made_once(monkeypatch):
+    """A run asks for those of its earlier stages at the end of each stage."""
+    asked = []
+    bootstrap = estimates.stats.bootstrap
+
+    def counted(*arguments, **options):
+        asked.append(arguments)
+        return bootstrap(*arguments, **options)
+
+    monkeypatch.setattr(estimates.stats, "bootstrap", counted)
+    values = np.random.default_rng(17).normal(0, 1, 8)
+    first = estimates.interval(values)
+    assert estimates.interval(list(values)) == first and len(asked) == 1
+    # Another seed, other values, and another number of resamples are another question.
+    assert estimates.interval(values, seed=1) != first
+    assert estimates.interval(values + 1) != first
+    monkeypatch.setattr(estimates, "RESAMPLES", 100)
+    assert estimates.interval(values) != first
+    assert len(asked) == 4
+
+
 RULES = sorted(
     {
         (stage.blocks, stage.limit)

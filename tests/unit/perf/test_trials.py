@@ -145,9 +145,9 @@ def test_spare_blocks_are_made_while_there_is_time(stage_of, sample_of):
     ("seconds", "until", "blocks", "rule"),
     [
         # The first stage has enough after 5 blocks of 4 s, at 20 s, and the last one may take
-        # 4.88 s: a block, of at most 4.88 s, begins at 64.24 s or earlier.
-        (1.0, 0.5, [5, 12, 1], "as many as there was time for"),
-        (1.0, 0.01, [8, 9, 1], "as many as there was time for"),
+        # 5.24 s: a block, of at most 5.24 s, begins at 68.52 s or earlier.
+        (1.0, 0.5, [5, 13, 1], "as many as there was time for"),
+        (1.0, 0.01, [8, 10, 1], "as many as there was time for"),
         # Nothing is left over: there are as many as planned.
         (1.3, 0.01, [8, 6, 1], "as many as there was time for"),
         (0.1, 0.5, [5, 20, 1], "the most allowed"),
@@ -170,7 +170,7 @@ def test_spare_time_is_what_earlier_stages_left_and_later_ones_do_not_need(
     common = {"title": "Stage", "engine": "http-rate", "seconds": 1, "warmup": 0.1}
     profile = profiles.from_mapping(
         {
-            "name": "spare", "title": "Spare", "time_limit": 82, "margin": 0.05,
+            "name": "spare", "title": "Spare", "time_limit": 91, "margin": 0.05,
             "stages": [
                 {**common, "name": "first", "blocks": {"least": 5, "most": 8, "until": until}},
                 {
@@ -182,8 +182,8 @@ def test_spare_time_is_what_earlier_stages_left_and_later_ones_do_not_need(
         },
         "the test's profile",
     )  # fmt: skip
-    assert profile.planned_seconds() == pytest.approx(8 + 15 * 4.88)
-    assert profile.most_seconds() == 82
+    assert profile.planned_seconds() == pytest.approx(12 + 15 * 5.24)
+    assert profile.most_seconds() == 91
     runs = []
     run_profile(profile, None, None, seed=1, runs=runs, listener=lambda *_: None)
     assert [run.blocks_done() for run in runs] == blocks
