@@ -349,15 +349,20 @@ def _sentence(metrics, gates, pair: Pair, profile: Profile, complete: bool) -> t
         for word in (words.FASTER, words.SLOWER, words.EQUIVALENT, words.UNCLEAR)
     }
     faster, slower = groups[words.FASTER], groups[words.SLOWER]
-    # One figure a stage: the others are in the table.
-    parts = []
+    # One figure a stage: the others are in the table. What is better in several stages is told of
+    # the first of them; what is worse, of each.
+    parts, more = [], 0
     for group in (faster, slower):
         principal = {m.stage: m for m in reversed(group)}
-        parts += [
-            change_in_words(m.finding.ratio, nouns[m.identifier])
-            for m in group
-            if principal[m.stage] is m
-        ]
+        told = set()
+        for m in (m for m in group if principal[m.stage] is m):
+            if group is faster and m.metric.title in told:
+                more += 1
+                continue
+            told.add(m.metric.title)
+            parts.append(change_in_words(m.finding.ratio, nouns[m.identifier]))
+        if more and group is faster:
+            parts.append(f"likewise in {more} more {'stage' if more == 1 else 'stages'}")
     equal = f"equivalent within {profile.margin:.0%}"
     if faster and not slower:
         word, start = words.FASTER, f"{name} is faster: "

@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,6 +64,43 @@ def test_equal_vips_are_equivalent(made_run):
     outcome = made_run(ratio=1.0, spread=0.004, blocks=8)
     assert outcome.analysis.word == verdict.EQUIVALENT
     assert "equivalent within 5%" in outcome.analysis.sentence
+
+
+def results_of(*verdicts):
+    """Median latency of as many stages, each with that verdict; and the stages."""
+    names = [f"stage_{number}" for number in range(len(verdicts))]
+    metric = Metric("p50", "Latency, median", "ns", "lower")
+    results = [
+        analysis.MetricResult(
+            f"{name}.p50", name, metric,
+            verdict.Finding(f"{name}.p50", 6, Interval(0.5, 0.4, 0.6), verdict=word), None,
+        )
+        for name, word in zip(names, verdicts, strict=True)
+    ]  # fmt: skip
+    stages = [SimpleNamespace(name=name, title=name.title()) for name in names]
+    return results, SimpleNamespace(stages=stages, margin=0.05)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "text"),
+    [
+        ("f", "median latency (40 to 60 %)."),
+        ("ff", "[Stage_0] (40 to 60 %), likewise in 1 more stage."),
+        ("fffu", "likewise in 2 more stages; could not tell: median latency [Stage_3]."),
+        # What is worse is told of each.
+        ("ffss", "likewise in 1 more stage, 50 % less median latency [Stage_2] (40 to 60 %), "
+                 "50 % less median latency [Stage_3] (40 to 60 %)."),
+    ],
+)  # fmt: skip
+def test_what_is_better_in_several_stages_is_told_once(verdicts, text):
+    word = {"f": verdict.FASTER, "s": verdict.SLOWER, "u": verdict.UNCLEAR}
+    metrics, profile = results_of(*(word[each] for each in verdicts))
+    pair = SimpleNamespace(
+        candidate=SimpleNamespace(role="sriov"), reference=SimpleNamespace(role="normal")
+    )
+    _, sentence = analysis._sentence(metrics, [], pair, profile, complete=True)
+    assert sentence.endswith(text)
+    assert sentence.count("Stage_1") == 0
 
 
 @pytest.mark.parametrize(
