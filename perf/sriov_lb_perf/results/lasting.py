@@ -25,7 +25,7 @@ def lasting(document: Mapping[str, Any]) -> dict[str, str]:
         "tool version": document["tool"]["version"],
         "substrate": environment.get("substrate"),
     }
-    for stage in document["profile"]["stages"]:
+    for stage in document["profile"].get("stages", ()):
         asked = {name: stage[name] for name in STAGE if name in stage}
         asked |= dict(sorted(stage.get("parameters", {}).items()))
         found[f"profile: {stage['name']}"] = ", ".join(f"{k} {v}" for k, v in asked.items())
