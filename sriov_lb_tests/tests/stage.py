@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from keystoneauth1 import exceptions as ka
 from openstack import exceptions as sdk
 from tempest import config
 
@@ -34,6 +35,9 @@ from sriov_lb_tests.wire.ssh import Pins, SshHost
 
 CONF = config.CONF
 LOG = logging.getLogger(__name__)
+
+#: A service that cannot be asked, or says no.
+UNAVAILABLE = (sdk.SDKException, ka.ClientException, errors.SriovLbError)
 
 #: The requirement that the end of the process itself answers for.
 LEAVES_NOTHING = ("RUN-001", "A run leaves nothing behind in any service.")
@@ -191,7 +195,7 @@ class Stage:
         for label, lb in lbs.items():
             try:
                 content = self._api_view(lb.id)
-            except (sdk.SDKException, errors.SriovLbError) as error:
+            except UNAVAILABLE as error:
                 content = {"not available": str(error)}
             kept.append(self.keep(folder, f"{label}-api.json", content))
             kept += self._inside(folder / label, lb)
@@ -206,7 +210,7 @@ class Stage:
             for amphora in self.site.lbs.amphorae(lb.id):
                 inside = Amphora(self.amphora_host(amphora))
                 kept += inside.collect(folder / amphora.id).values()
-        except (sdk.SDKException, errors.SriovLbError) as error:
+        except UNAVAILABLE as error:
             folder.mkdir(parents=True, exist_ok=True)
             kept.append(self.keep(folder, "not-available.txt", str(error)))
         return kept

@@ -299,6 +299,24 @@ class SshHost(AgentHost):
                 remedy="Look at the instance's console log: it may have died or been rebooted.",
             ) from error
 
+    def _begin(self, argv: Sequence[str], root: bool) -> paramiko.Channel:
+        """A session in which a command is under way."""
+        channel = self._open()
+        try:
+            channel.exec_command(shlex.join(self._as_root(argv) if root else argv))
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            channel.close()
+            # Not asked for once more: it may have begun.
+            raise self._ended(argv, error) from error
+        return channel
+
+    def _ended(self, argv: Sequence[str], error: Exception) -> errors.GuestUnreachable:
+        return errors.GuestUnreachable(
+            f"The connection to {self.name} ended while {shlex.join(argv)} was begun: "
+            f"{str(error).rstrip('.') or type(error).__name__}.",
+            remedy="Look at the instance's console log: it may have died or been rebooted.",
+        )
+
     def _as_root(self, argv: Sequence[str]) -> list[str]:
         return list(argv) if self.user == "root" else ["sudo", "-n", "--", *argv]
 
@@ -312,15 +330,11 @@ class SshHost(AgentHost):
         root: bool = False,
     ) -> Result:
         started = self._clock()
-        command = shlex.join(self._as_root(argv) if root else argv)
-        channel = self._open()
+        channel = self._begin(argv, root)
         outputs: dict[str, bytes] = {"out": b"", "err": b""}
         try:
-            channel.exec_command(command)
             channel.settimeout(timeout)
-            if input:
-                channel.sendall(input)
-            channel.shutdown_write()
+            self._feed(channel, input, argv)
             reader = threading.Thread(target=self._drain_errors, args=(channel, outputs))
             reader.start()
             while True:
@@ -349,6 +363,18 @@ class SshHost(AgentHost):
         )
         return result.checked(self.name) if check else result
 
+    def _feed(self, channel: paramiko.Channel, input: bytes | None, argv: Sequence[str]) -> None:
+        try:
+            if input:
+                channel.sendall(input)
+            channel.shutdown_write()
+        except TimeoutError:
+            raise
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            # A command may end without having read everything; its status says how.
+            if not channel.status_event.is_set():
+                raise self._ended(argv, error) from error
+
     @staticmethod
     def _drain_errors(channel: paramiko.Channel, outputs: dict[str, bytes]) -> None:
         # Ends with the channel; a command that fills stderr must not block on it.
@@ -357,9 +383,7 @@ class SshHost(AgentHost):
                 outputs["err"] += part
 
     def open_channel(self, argv: Sequence[str], *, root: bool = False) -> SshChannel:
-        channel = self._open()
-        channel.exec_command(shlex.join(self._as_root(argv) if root else argv))
-        return SshChannel(channel)
+        return SshChannel(self._begin(argv, root))
 
     def close(self) -> None:
         super().close()

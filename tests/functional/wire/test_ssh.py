@@ -50,6 +50,15 @@ def test_commands(server):
         assert host.run(["true"]).status == 0
 
 
+def test_a_command_that_ends_before_it_has_read_its_input_tells_how(server):
+    with connect(server) as host:
+        for _ in range(5):
+            done = host.run(
+                ["sh", "-c", "echo no >&2; exit 3"], input=bytes(20_000_000), check=False
+            )
+            assert (done.status, done.stderr) == (3, "no\n")
+
+
 def test_the_vantage_is_the_same(server, testbed, tmp_path):
     with connect(server) as host, Vantage(host, "c0", artefacts=tmp_path) as vantage:
         good = tcp_syn(testbed.VIP4, 80, source="198.51.100.99")

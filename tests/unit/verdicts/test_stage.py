@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The end of a process: what was made is undone, whatever else breaks."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
+from keystoneauth1 import exceptions as ka
 
 from sriov_lb_tests import errors
 from sriov_lb_tests.tests import stage
@@ -79,3 +81,20 @@ def test_a_place_that_was_released_is_built_again():
     assert one.asked.id == "first" and len(lent) == 1
     lent.pop()()
     assert deleted == ["first"] and one.asked.id == "second" and len(lent) == 1
+
+
+def test_what_one_service_does_not_tell_keeps_no_other_evidence_back(tmp_path, monkeypatch):
+    one = stage.Stage.__new__(stage.Stage)
+    one.clouds = SimpleNamespace(admin=None)
+
+    def view(lb_id):
+        if lb_id == "first":
+            raise ka.ConnectFailure("Unable to establish connection")
+        return {"id": lb_id}
+
+    option = SimpleNamespace(amphora_ssh=False)
+    monkeypatch.setattr(stage, "CONF", SimpleNamespace(sriov_lb=option))
+    monkeypatch.setattr(one, "_api_view", view)
+    lbs = {name: SimpleNamespace(id=name) for name in ("first", "second")}
+    kept = [json.loads(path.read_text()) for path in one.collect(tmp_path, lbs)]
+    assert kept == [{"not available": "Unable to establish connection"}, {"id": "second"}]

@@ -2,6 +2,7 @@
 """ssh errors and pins, without a network: the connection attempt is replaced."""
 
 import socket
+import threading
 
 import paramiko
 import pytest
@@ -167,3 +168,29 @@ def test_a_connection_that_ends_while_a_session_is_asked_for_is_made_anew_once(
         with pytest.raises(errors.GuestUnreachable, match="any more: Unable to open channel"):
             one._open()
     assert len(connected) == 2
+
+
+@pytest.mark.parametrize("breaks", ["exec_command", "sendall"])
+def test_a_connection_that_ends_while_a_command_begins_is_an_error_of_ours(
+    key_file, monkeypatch, breaks
+):
+    class Channel:
+        status_event = threading.Event()
+        closed = False
+
+        def __getattr__(self, name):
+            def call(*_):
+                if name == breaks:
+                    raise paramiko.SSHException("Channel closed.")
+
+            return call
+
+        def close(self):
+            self.closed = True
+
+    one, channel = host(key_file, None, name="guest-1"), Channel()
+    monkeypatch.setattr(one, "_open", lambda: channel)
+    words = r"connection to guest-1 ended while cat was begun: Channel closed\."
+    with pytest.raises(errors.GuestUnreachable, match=words):
+        one.run(["cat"], input=b"x")
+    assert channel.closed
