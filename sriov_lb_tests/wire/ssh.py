@@ -25,6 +25,8 @@ KEY_GRACE = 20.0
 
 #: Seconds after which a peer that takes no more input is given up.
 SEND_STALL = 60.0
+#: What paramiko raises, where a connection breaks.
+BROKEN = (OSError, EOFError, paramiko.SSHException)
 
 
 class Pins:
@@ -200,7 +202,7 @@ class SshHost(AgentHost):
                 refused_since = now if refused_since is None else refused_since
                 if now - refused_since >= min(KEY_GRACE, deadline):
                     raise self._refused(error) from error
-            except (OSError, EOFError, paramiko.SSHException) as error:
+            except BROKEN as error:
                 last = error
             LOG.debug("%s: not yet: %s", self.name, last)
             # Nothing announces that a booting guest is ready: this is a poll.
@@ -289,14 +291,12 @@ class SshHost(AgentHost):
         transport = self._client.get_transport()
         try:
             return transport.open_session(timeout=30.0)
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except BROKEN as error:
             if anew and not transport.is_active():
                 return self._open(anew=False)
             # A guest that died is only missed some keepalives later.
-            raise errors.GuestUnreachable(
-                f"{self.name} was connected by ssh and opens no session any more: "
-                f"{str(error).rstrip('.') or type(error).__name__}.",
-                remedy="Look at the instance's console log: it may have died or been rebooted.",
+            raise self._gone(
+                f"{self.name} was connected by ssh and opens no session any more", error
             ) from error
 
     def _begin(self, argv: Sequence[str], root: bool) -> paramiko.Channel:
@@ -304,16 +304,20 @@ class SshHost(AgentHost):
         channel = self._open()
         try:
             channel.exec_command(shlex.join(self._as_root(argv) if root else argv))
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except BROKEN as error:
             channel.close()
             # Not asked for once more: it may have begun.
             raise self._ended(argv, error) from error
         return channel
 
     def _ended(self, argv: Sequence[str], error: Exception) -> errors.GuestUnreachable:
+        what = f"The connection to {self.name} ended while {shlex.join(argv)} was begun"
+        return self._gone(what, error)
+
+    @staticmethod
+    def _gone(what: str, error: Exception) -> errors.GuestUnreachable:
         return errors.GuestUnreachable(
-            f"The connection to {self.name} ended while {shlex.join(argv)} was begun: "
-            f"{str(error).rstrip('.') or type(error).__name__}.",
+            f"{what}: {str(error).rstrip('.') or type(error).__name__}.",
             remedy="Look at the instance's console log: it may have died or been rebooted.",
         )
 
@@ -370,7 +374,7 @@ class SshHost(AgentHost):
             channel.shutdown_write()
         except TimeoutError:
             raise
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except BROKEN as error:
             # A command may end without having read everything; its status says how.
             if not channel.status_event.is_set():
                 raise self._ended(argv, error) from error

@@ -135,11 +135,12 @@ class Times:
         About the logarithm of their ratio, and as far from 0 either way by chance.
         """
         due, latency = self.due[self.answered], self.latency(clock)
-        first = due < (self.due.min() + self.due.max()) / 2 if due.size else due
-        halves = [latency[first], latency[~first]] if due.size else []
-        if not halves or not all(half.size for half in halves):
+        if not due.size:
             return math.nan
-        one, two = map(np.median, halves)
+        first = due < (due.min() + due.max()) / 2
+        if not 0 < first.sum() < first.size:
+            return math.nan
+        one, two = np.median(latency[first]), np.median(latency[~first])
         return float(2 * (one - two) / (one + two)) if one + two > 0 else math.nan
 
     def arrays(self) -> dict[str, np.ndarray]:

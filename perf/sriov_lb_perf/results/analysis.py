@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..histogram import merge
@@ -23,11 +23,15 @@ NOT_TESTED = "not tested"
 
 @dataclass(frozen=True)
 class Gate:
-    """Something that must hold for a run to count; ``passed`` None: could not be examined."""
+    """Something that must hold for a run to count; ``passed`` None: could not be examined.
+
+    :param stage: whose metrics support no claim when it fails; empty: no stage's alone.
+    """
 
     name: str
     passed: bool | None
     text: str
+    stage: str = ""
 
 
 @dataclass
@@ -202,7 +206,7 @@ def _trial_gates(runs: Sequence[StageRun], profile: Profile) -> list[Gate]:
             text += "; " + "; ".join(reasons[:3])
             if len(reasons) > 3:
                 text += f"; and {len(reasons) - 3} more"
-        gates.append(Gate(f"{run.stage.name}: trials", passed, text))
+        gates.append(Gate(f"{run.stage.name}: trials", passed, text, run.stage.name))
     return gates
 
 
@@ -217,7 +221,7 @@ def _settling_gate(each: Settling) -> Gate:
         text = f"first half of the trials' time against the second {estimate} ({low} to {high})"
         if not each.passed:
             text += ": its warm-up is too short, or it never settles"
-    return Gate(f"{each.stage}: {each.vip} VIP settled", each.passed, text)
+    return Gate(f"{each.stage}: {each.vip} VIP settled", each.passed, text, each.stage)
 
 
 def _self_gates(selves: Sequence[SelfComparison]) -> list[Gate]:
@@ -262,12 +266,11 @@ def _member_gate(runs: Sequence[StageRun], pair: Pair) -> list[Gate]:
 def _void(tested, gates: Sequence[Gate], selves) -> dict[str, str]:
     """metric -> why nothing may be claimed of it."""
     void = {}
-    failed = {gate.name: gate.text for gate in gates if gate.passed is False}
+    failed = [gate for gate in gates if gate.passed is False]
     for run, _, blocks in tested:
-        for name, text in failed.items():
-            # Of its trials, and of their settling.
-            if name.startswith(f"{run.stage.name}: "):
-                void.setdefault(blocks.metric, text)
+        for gate in failed:
+            if gate.stage == run.stage.name:
+                void.setdefault(blocks.metric, gate.text)
     for each in selves:
         if each.passed is False:
             void.setdefault(
@@ -276,10 +279,10 @@ def _void(tested, gates: Sequence[Gate], selves) -> dict[str, str]:
                 f"({each.ratio.low:.3f} to {each.ratio.high:.3f})",
             )
     # Where the VIPs or their twins differ otherwise, it is not the port alone.
-    for name in ("members", "twins"):
-        if name in failed:
+    for gate in failed:
+        if gate.name in ("members", "twins"):
             for _, _, blocks in tested:
-                void.setdefault(blocks.metric, failed[name])
+                void.setdefault(blocks.metric, gate.text)
     return void
 
 
@@ -337,6 +340,15 @@ def _listed(nouns: Sequence[str]) -> str:
     return ", ".join(nouns[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
+def _first_of_each(
+    results: Sequence[MetricResult], kind: Callable[[MetricResult], str]
+) -> list[MetricResult]:
+    found: dict[str, MetricResult] = {}
+    for result in results:
+        found.setdefault(kind(result), result)
+    return list(found.values())
+
+
 def _sentence(metrics, gates, pair: Pair, profile: Profile, complete: bool) -> tuple[str, str]:
     """(one word for machines, one sentence for people)"""
     nouns = _nouns(
@@ -351,18 +363,12 @@ def _sentence(metrics, gates, pair: Pair, profile: Profile, complete: bool) -> t
     faster, slower = groups[words.FASTER], groups[words.SLOWER]
     # One figure a stage: the others are in the table. What is better in several stages is told of
     # the first of them; what is worse, of each.
-    parts, more = [], 0
-    for group in (faster, slower):
-        principal = {m.stage: m for m in reversed(group)}
-        told = set()
-        for m in (m for m in group if principal[m.stage] is m):
-            if group is faster and m.metric.title in told:
-                more += 1
-                continue
-            told.add(m.metric.title)
-            parts.append(change_in_words(m.finding.ratio, nouns[m.identifier]))
-        if more and group is faster:
-            parts.append(f"likewise in {more} more {'stage' if more == 1 else 'stages'}")
+    better, worse = (_first_of_each(group, lambda m: m.stage) for group in (faster, slower))
+    told = _first_of_each(better, lambda m: m.metric.title)
+    parts = [change_in_words(m.finding.ratio, nouns[m.identifier]) for m in told]
+    if more := len(better) - len(told):
+        parts.append(f"likewise in {more} more {'stage' if more == 1 else 'stages'}")
+    parts += [change_in_words(m.finding.ratio, nouns[m.identifier]) for m in worse]
     equal = f"equivalent within {profile.margin:.0%}"
     if faster and not slower:
         word, start = words.FASTER, f"{name} is faster: "

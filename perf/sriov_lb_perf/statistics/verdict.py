@@ -169,21 +169,48 @@ def self_comparisons(
         for vip, pairs in zip(names, halves, strict=True):
             rows.append((blocks.metric, vip, pairs))
     logs = [_half_logs(pairs) for _, _, pairs in rows]
-    ps = [
-        decisions.difference_p(each) if each is not None and len(each) >= MIN_BLOCKS else math.nan
-        for each in logs
-    ]
     found = []
-    for (metric, vip, pairs), each, p in zip(rows, logs, decisions.holm(ps), strict=True):
-        if each is None or math.isnan(p):
+    for (metric, vip, pairs), moved in zip(
+        rows, _moves(logs, math.log1p(margin), alpha), strict=True
+    ):
+        if moved is None:
             found.append(
                 SelfComparison(metric, vip, None, math.nan, None, f"{len(pairs)} usable pairs")
             )
+        else:
+            ratio = moved.by.map(math.exp)
+            found.append(SelfComparison(metric, vip, ratio, moved.p, not moved.beyond))
+    return found
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Whether what ought to be 0 is certainly another thing, and beyond a bound.
+
+    :param p: Student's t over blocks, Holm-corrected.
+    """
+
+    by: Interval
+    p: float
+    beyond: bool
+
+
+def _moves(
+    family: Sequence[np.ndarray | None], bound: float, alpha: float
+) -> list[_Move | None]:
+    """Of each: None where there are too few blocks (or None) to tell."""
+    ps = [
+        decisions.difference_p(each) if each is not None and len(each) >= MIN_BLOCKS else math.nan
+        for each in family
+    ]
+    found: list[_Move | None] = []
+    for each, p in zip(family, decisions.holm(ps), strict=True):
+        if each is None or math.isnan(p):
+            found.append(None)
             continue
-        ratio = interval(each).map(math.exp)
-        moved = p < alpha and not ratio.contains(1.0)
-        beyond = abs(math.log(ratio.estimate)) > math.log1p(margin)
-        found.append(SelfComparison(metric, vip, ratio, p, not (moved and beyond)))
+        by = interval(each)
+        certain = p < alpha and not by.contains(0.0)
+        found.append(_Move(by, p, certain and abs(by.estimate) > bound))
     return found
 
 
@@ -210,20 +237,13 @@ def settlings(
 
     :param family: stage, VIP, and the drift of each of its blocks (NaN: not known).
     """
-    known = [[drift for drift in drifts if math.isfinite(drift)] for _, _, drifts in family]
-    ps = [
-        decisions.difference_p(np.array(each)) if len(each) >= MIN_BLOCKS else math.nan
-        for each in known
+    known = [
+        np.array([drift for drift in drifts if math.isfinite(drift)]) for _, _, drifts in family
     ]
-    found = []
-    for (stage, vip, _), each, p in zip(family, known, decisions.holm(ps), strict=True):
-        if math.isnan(p):
-            found.append(Settling(stage, vip, None, None))
-            continue
-        drift = interval(each)
-        moved = p < alpha and not drift.contains(0.0) and abs(drift.estimate) > margin
-        found.append(Settling(stage, vip, drift, not moved))
-    return found
+    return [
+        Settling(stage, vip, moved and moved.by, None if moved is None else not moved.beyond)
+        for (stage, vip, _), moved in zip(family, _moves(known, margin, alpha), strict=True)
+    ]
 
 
 def _half_logs(pairs: Sequence[tuple[float, float]]) -> np.ndarray | None:
